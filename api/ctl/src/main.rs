@@ -1,0 +1,2 @@
+//! byrectl
+fn main() {}

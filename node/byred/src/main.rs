@@ -1,0 +1,2 @@
+//! byred
+fn main() {}
