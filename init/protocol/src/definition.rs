@@ -1,0 +1,277 @@
+//! What a workload is: the definition that a service file of the verified root compiles to, and that a client asks for.
+
+use byre_plan::{LaunchRequest, Name};
+use serde::{Deserialize, Serialize};
+
+/// Workloads that one definition may need or come after.
+pub const DEPENDENCIES: usize = 32;
+/// Labels of one workload, and bytes of a key or a value. The API keeps the image's name and the like here.
+pub const LABELS: usize = 64;
+/// Bytes of a label's key or value.
+pub const LABEL_BYTES: usize = 4096;
+/// Grants of one service.
+pub const GRANTS: usize = 16;
+
+/// A workload, service or container: what to start and how to keep it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    /// Unique on the node.
+    pub name: Name,
+    /// What it is to its users.
+    pub kind: Kind,
+    /// How it is started.
+    pub launch: LaunchRequest,
+    /// These must be ready before it starts; when one of them stops for good, this is not restarted until it is back.
+    #[serde(default)]
+    pub needs: Vec<Name>,
+    /// If these are wanted, it starts after they are ready or have failed.
+    #[serde(default)]
+    pub after: Vec<Name>,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: Restart,
+    /// When it counts as ready.
+    #[serde(default)]
+    pub readiness: Readiness,
+    /// How it is stopped.
+    #[serde(default)]
+    pub stop: Stop,
+    /// What becomes of its output.
+    #[serde(default)]
+    pub log: LogPolicy,
+    /// What PID 1 hands it; only definitions of the verified root may have any.
+    #[serde(default)]
+    pub grants: Vec<Grant>,
+    /// Opaque to PID 1.
+    #[serde(default)]
+    pub labels: Vec<(String, String)>,
+    /// Keep its standard input open for attach.
+    #[serde(default)]
+    pub open_stdin: bool,
+    /// Remove it, with its writable layer, once it has ended.
+    #[serde(default)]
+    pub remove_on_exit: bool,
+    /// Stopped later at shutdown the higher it is; containers have 0, services 100 and more.
+    #[serde(default)]
+    pub shutdown_priority: u8,
+}
+
+/// What a workload is to its users. PID 1 treats all kinds alike but for readiness: a job is ready when it has ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A service of the node, from the verified root.
+    Service,
+    /// Runs to completion; ready when it has ended with code 0.
+    Job,
+    /// A container.
+    Container,
+}
+
+/// When a workload is started again after it ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct Restart {
+    /// Which ends count.
+    pub policy: RestartPolicy,
+    /// First delay; doubles with each failure in a row.
+    pub initial_delay_ms: u32,
+    /// Longest delay.
+    pub maximum_delay_ms: u32,
+    /// A run of at least this length resets the delay.
+    pub reset_after_ms: u32,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self { policy: RestartPolicy::Never, initial_delay_ms: 100, maximum_delay_ms: 60_000, reset_after_ms: 10_000 }
+    }
+}
+
+/// Which ends lead to a restart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    /// None.
+    #[default]
+    Never,
+    /// A code other than 0, a signal, OOM or a failed start; at most this many times in a row, 0 for no limit.
+    OnFailure(u32),
+    /// Every end that nobody asked for; also after a reboot.
+    Always,
+    /// As `Always`, but not after a reboot when it was stopped before.
+    UnlessStopped,
+}
+
+/// When a workload counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct Readiness {
+    /// The condition.
+    pub when: ReadyWhen,
+    /// A start that is not ready by then has failed; 0 waits for ever.
+    pub timeout_ms: u32,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self { when: ReadyWhen::Started, timeout_ms: 60_000 }
+    }
+}
+
+/// The condition of readiness.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadyWhen {
+    /// Its program was executed. For a job: it ended with code 0.
+    #[default]
+    Started,
+    /// It said `READY=1` by sd_notify(3).
+    Notify,
+    /// Something accepts on this TCP port in its network namespace (asked by `byred probe`).
+    Tcp {
+        /// Port.
+        port: u16,
+        /// Time between attempts.
+        interval_ms: u32,
+    },
+    /// A GET answers with 200 to 399 (asked by `byred probe`).
+    Http {
+        /// Port.
+        port: u16,
+        /// Path, beginning with a slash.
+        path: String,
+        /// Time between attempts.
+        interval_ms: u32,
+    },
+    /// This command ends with code 0 inside the workload.
+    Exec {
+        /// The command.
+        args: Vec<String>,
+        /// Time between attempts.
+        interval_ms: u32,
+    },
+}
+
+/// How a workload is stopped: this signal, the grace, then `cgroup.kill`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct Stop {
+    /// Signal number, 1 to 64.
+    pub signal: u8,
+    /// How long it has.
+    pub grace_ms: u32,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { signal: 15, grace_ms: 10_000 }
+    }
+}
+
+/// What becomes of a workload's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct LogPolicy {
+    /// Bytes of one segment file before it is rotated.
+    pub segment_bytes: u32,
+    /// Segments kept per stream.
+    pub segments: u16,
+    /// Bytes per second before the rate limit acts; 0 is unlimited.
+    pub rate_bytes_per_second: u32,
+    /// What the rate limit does.
+    pub when_limited: WhenLimited,
+}
+
+impl Default for LogPolicy {
+    fn default() -> Self {
+        Self { segment_bytes: 4 << 20, segments: 3, rate_bytes_per_second: 0, when_limited: WhenLimited::Block }
+    }
+}
+
+/// What the rate limit of a log does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenLimited {
+    /// The writer waits.
+    Block,
+    /// Bytes are dropped, counted, and the count is shown.
+    Drop,
+}
+
+/// What PID 1 hands a service, as a named descriptor (LISTEN_FDS, LISTEN_FDNAMES of sd_listen_fds(3)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// A control channel, named `control`; the role says which requests are served.
+    Control(Role),
+    /// A listening unix stream socket, kept open by PID 1.
+    ListenUnix {
+        /// Name of the descriptor.
+        name: String,
+        /// Path below /run/byre.
+        path: String,
+        /// Mode of the socket file.
+        mode: u16,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+    /// A listening TCP socket on all addresses, kept open by PID 1.
+    ListenTcp {
+        /// Name of the descriptor.
+        name: String,
+        /// Port.
+        port: u16,
+    },
+    /// A reader of the kernel log, named `kmsg`.
+    KernelLog,
+    /// A directory made before the start with this owner and mode, such as /data/images.
+    Directory {
+        /// Absolute path.
+        path: String,
+        /// Mode.
+        mode: u16,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+}
+
+/// What a control channel is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Workloads on behalf of clients.
+    Api,
+    /// Durable wanted state.
+    State,
+    /// Output of workloads.
+    Log,
+    /// Probes of readiness.
+    Probe,
+    /// No requests; told of shutdown only.
+    Observer,
+}
+
+/// What the image build compiles the root's service files to; PID 1 reads it from [`ServicesFile::PATH`] at start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicesFile {
+    /// What clients may ask for.
+    pub policy: byre_plan::Policy,
+    /// The node's own services and jobs, in the order of their names.
+    pub services: Vec<Definition>,
+}
+
+impl ServicesFile {
+    /// Where it lies in the root; encoded by [`crate::frame::encode_file`].
+    pub const PATH: &str = "/usr/lib/byre/services.bin";
+}
