@@ -15,6 +15,9 @@ pub const WORKLOADS: usize = 2048;
 /// Requests of one client channel that PID 1 has not answered yet; more are not read.
 pub const PENDING_REQUESTS: usize = 256;
 
+/// Bytes of a reason that a service gives PID 1: one line for a person.
+pub const REASON_BYTES: usize = 512;
+
 /// From a service to PID 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
@@ -120,6 +123,14 @@ pub enum Request {
     Recorded {
         /// The notice's number.
         record: u64,
+    },
+    /// Role state: this record could not be put on disk, and nothing of it will come back at the next boot. PID 1 answers the call that
+    /// waited for it with [`RefusedCode::NotDurable`] and undoes what it had prepared.
+    RecordFailed {
+        /// The notice's number.
+        record: u64,
+        /// For people: what failed and the remedy, at most [`REASON_BYTES`].
+        text: String,
     },
     /// Role state, at boot: a workload that was on disk.
     Replay(Box<WorkloadRecord>),
