@@ -1,1 +1,140 @@
-//! byre-launch
+//! From a checked plan to a running process: the only way in which anything is started on a node.
+//!
+//! PID 1 links this crate. In PID 1's own process it makes a cgroup, a socket pair and one `clone3`; everything that can fail or take
+//! long runs in the child, as small steps that report their failure by name. Without a user namespace the child becomes the workload;
+//! with one it is *stage 1*, which prepares what needs the host's capabilities and clones the workload as PID 1's own child.
+//!
+//! The process that calls [`start`] must have one thread: the child allocates. `unsafe` lives in `sys` only.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+pub mod cgroup;
+mod child;
+mod confine;
+mod descriptors;
+mod execute;
+mod ids;
+mod inside;
+mod limits;
+mod mounts;
+mod procfs;
+mod report;
+mod settings;
+#[allow(unsafe_code)]
+mod sys;
+mod users;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use byre_plan::seccomp::Instruction;
+use byre_plan::{LaunchRequest, Namespace, Plan, WorkloadId};
+use rustix::io::Errno;
+
+pub use descriptors::{Descriptors, Stdio};
+pub use report::{Report, read_report};
+pub use sys::{is_pid1, mark_pid1};
+
+use report::Message;
+use sys::Cloned;
+
+/// What PID 1 knows and a plan does not say. All paths are PID 1's own constants.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The workload.
+    pub id: WorkloadId,
+    /// First of 65536 host ids, for [`byre_plan::UserNamespace::Automatic`].
+    pub id_base: Option<u32>,
+    /// The outer cgroup, which carries the limits.
+    pub cgroup: BorrowedFd<'a>,
+    /// The leaf below it, where the workload's processes begin.
+    pub leaf: BorrowedFd<'a>,
+    /// Where stage 1 runs.
+    pub launch_cgroup: BorrowedFd<'a>,
+    /// Directory of the images' layers.
+    pub store_layers: &'a str,
+    /// Directory of the containers' own files: `<id>/upper` and `<id>/work`.
+    pub containers: &'a str,
+    /// Directory of the volumes.
+    pub volumes: &'a str,
+    /// The node's default filter, compiled once.
+    pub default_seccomp: &'a [Instruction],
+    /// `byred`, opened from the verified root.
+    pub helper_program: BorrowedFd<'a>,
+    /// The system disk and its partitions as (major, minor); a minor of `u32::MAX` is all of the major.
+    pub denied_devices: &'a [(u32, u32)],
+}
+
+/// A start under way.
+#[derive(Debug)]
+pub struct Child {
+    /// The process that was cloned: the workload itself, or stage 1.
+    pub stage_pid: u32,
+    /// Its descriptor.
+    pub stage_pidfd: OwnedFd,
+    /// To be read with [`read_report`] on EPOLLRDHUP. SOCK_SEQPACKET, non-blocking, close-on-exec.
+    pub report: OwnedFd,
+}
+
+/// A start that did not even begin.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}: {errno}")]
+pub struct StartError {
+    step: &'static str,
+    errno: Errno,
+}
+
+impl StartError {
+    fn at(step: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self { step, errno }
+    }
+}
+
+/// Starts a plan's process. Returns as soon as the child exists.
+///
+/// # Errors
+/// The socket pair or the clone failed; nothing is left behind.
+pub fn start(plan: &Plan, context: &Context<'_>, descriptors: &Descriptors<'_>) -> Result<Child, StartError> {
+    let request = plan.request();
+    let (report, childs) = report::pair().map_err(StartError::at("make report socket"))?;
+    let flags = sys::CLONE_CLEAR_SIGHAND | namespace_flags(request);
+    // Nothing may interrupt the child before its handlers are gone; the mask is put back on both sides.
+    let mask = sys::set_signal_mask(u64::MAX);
+    let cloned = sys::clone3(flags, Some(context.leaf));
+    match cloned {
+        Ok(Cloned::Child) => child::single(request, context, descriptors, childs.as_fd()),
+        Ok(Cloned::Parent { pid, pidfd }) => {
+            sys::set_signal_mask(mask);
+            if let Err(errno) = report::send(childs.as_fd(), &Message::Started { pid }, Some(pidfd.as_fd())) {
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                return Err(StartError::at("report the process")(errno));
+            }
+            Ok(Child { stage_pid: pid, stage_pidfd: pidfd, report })
+        }
+        Err(errno) => {
+            sys::set_signal_mask(mask);
+            Err(StartError::at("clone")(errno))
+        }
+    }
+}
+
+/// CLONE_NEW* of the namespaces that are new, but for the user and cgroup namespaces, which have their own moments.
+fn namespace_flags(request: &LaunchRequest) -> u64 {
+    let namespaces = &request.namespaces;
+    let flags = [
+        (&namespaces.mount, libc::CLONE_NEWNS),
+        (&namespaces.pid, libc::CLONE_NEWPID),
+        (&namespaces.net, libc::CLONE_NEWNET),
+        (&namespaces.ipc, libc::CLONE_NEWIPC),
+        (&namespaces.uts, libc::CLONE_NEWUTS),
+    ];
+    flags.into_iter().fold(0, |all, (namespace, flag)| match namespace {
+        Namespace::New => all | u64::from(flag.unsigned_abs()),
+        Namespace::Host | Namespace::Join(_) => all,
+    })
+}

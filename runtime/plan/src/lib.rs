@@ -16,6 +16,7 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod check;
 pub mod limits;
 pub mod name;
 mod policy;
@@ -23,5 +24,5 @@ mod request;
 pub mod seccomp;
 
 pub use name::{Digest, InvalidDigest, InvalidName, Name, WorkloadId};
-pub use policy::{Plan, Policy, Refusal};
+pub use policy::{ExecPlan, Origin, Plan, Policy, Refusal};
 pub use request::*;

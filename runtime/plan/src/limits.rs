@@ -32,3 +32,8 @@ pub const GENERATED_FILE_BYTES: usize = 16 * 1024;
 pub const SECCOMP_INSTRUCTIONS: usize = 4096;
 /// Masked or read-only paths.
 pub const MASKED_PATHS: usize = 64;
+/// Ids of the host itself and of its services. No client maps to them.
+pub const HOST_IDS: std::ops::RangeInclusive<u32> = 0..=65_535;
+/// Ids that PID 1 hands out, 65536 at a time, for [`crate::UserNamespace::Automatic`]: room for 28,000 containers at once. No client
+/// maps to them by number, or it could own another's files.
+pub const AUTOMATIC_IDS: std::ops::RangeInclusive<u32> = 0x1000_0000..=0x7fff_ffff;

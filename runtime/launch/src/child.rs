@@ -1,0 +1,159 @@
+//! What runs between clone3 and execve. Nothing here returns to the parent's code: every path ends in execve or in `exit`.
+//!
+//! Happy path without a user namespace, in one process:
+//! descriptors -> limits, devices -> host-side mounts -> root -> namespaces' own settings -> terminal -> identity -> privileges -> execve.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use byre_plan::seccomp::Instruction;
+use byre_plan::{LaunchRequest, Namespace, Process, Program, Root, Seccomp};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, setsid, umask};
+
+use crate::descriptors::{self, Descriptors};
+use crate::ids::Ids;
+use crate::inside::{self, Kind};
+use crate::report::{Failure, Message, Step, send, send_failure};
+use crate::{Context, confine, execute, limits, mounts, settings, sys, users};
+
+/// Exit code of a launch child whose start failed. Nobody reads it: the report says why.
+const FAILED: i32 = 127;
+
+/// The beginning of every child: default signal actions, nothing blocked, not to be traced or read until execve.
+pub(crate) fn begin() -> Result<(), Failure> {
+    sys::default_signal_actions();
+    sys::set_signal_mask(0);
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make process private", "")
+}
+
+/// Reports a failure and ends.
+pub(crate) fn fail(report: BorrowedFd<'_>, failure: &Failure) -> ! {
+    send_failure(report, failure);
+    sys::exit(FAILED)
+}
+
+/// Everything in one process: no user namespace is made and none is joined.
+pub(crate) fn single(
+    request: &LaunchRequest,
+    context: &Context<'_>,
+    descriptors: &Descriptors<'_>,
+    report: BorrowedFd<'_>,
+) -> ! {
+    let kept = begin().and_then(|()| {
+        descriptors::settle(descriptors, &[report, context.cgroup, context.leaf, context.helper_program])
+    });
+    let kept = match kept {
+        Ok(kept) => kept,
+        Err(failure) => fail(report, &failure),
+    };
+    let [report, cgroup, leaf, helper] = kept.as_slice() else { sys::exit(FAILED) };
+    let run = || {
+        limits::apply(cgroup.as_fd(), leaf.as_fd(), &request.resources)?;
+        settings::oom_score(&request.process)?;
+        confine::raise_rlimits(&request.process.rlimits)?;
+        let ids = Ids::default();
+        if matches!(request.namespaces.mount, Namespace::New) {
+            mounts::isolate()?;
+        }
+        let host = mounts::prepare(request, context, &ids)?;
+        own_cgroup_namespace(request)?;
+        let root = match &request.root {
+            Root::Host => host_root()?,
+            Root::Layers { .. } => return Err(Failure::new("assemble root", "", Errno::NOSYS)),
+        };
+        mounts::place_all(root.as_fd(), request, &host)?;
+        drop(host);
+        settings::apply(request)?;
+        Ok(())
+    };
+    if let Err(failure) = run() {
+        fail(report.as_fd(), &failure);
+    }
+    let filter = match &request.seccomp {
+        Seccomp::None => None,
+        Seccomp::Default => Some((context.default_seccomp, 0)),
+        Seccomp::Filter { instructions, flags } => Some((instructions.as_slice(), *flags)),
+    };
+    let helper = match request.process.program {
+        Program::Path => None,
+        Program::Helper => Some(helper.as_fd()),
+    };
+    let failure =
+        become_workload(&Becoming { process: &request.process, request, descriptors, filter, helper }, report);
+    fail(report.as_fd(), &failure)
+}
+
+fn host_root() -> Result<OwnedFd, Failure> {
+    rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .step("open root", "/")
+}
+
+/// clone3 would root the new namespace at the parent's cgroup; from inside, it is rooted at the leaf.
+fn own_cgroup_namespace(request: &LaunchRequest) -> Result<(), Failure> {
+    match request.namespaces.cgroup {
+        Namespace::New => {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("make cgroup namespace", "")
+        }
+        Namespace::Host | Namespace::Join(_) => Ok(()),
+    }
+}
+
+/// What the last part of a start and of an exec needs.
+pub(crate) struct Becoming<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) request: &'a LaunchRequest,
+    pub(crate) descriptors: &'a Descriptors<'a>,
+    pub(crate) filter: Option<(&'a [Instruction], u32)>,
+    pub(crate) helper: Option<BorrowedFd<'a>>,
+}
+
+/// In place, inside everything: session, identity, working directory, privileges, execve. Returns only on failure.
+pub(crate) fn become_workload(what: &Becoming<'_>, report: &OwnedFd) -> Failure {
+    let prepared = match prepare_process(what) {
+        Ok(prepared) => prepared,
+        Err(failure) => return failure,
+    };
+    // Said before the filter, which need not allow it. A failure after it is still reported, and counts.
+    if let Err(errno) = send(report.as_fd(), &Message::Executing, None) {
+        return Failure::new("report", "", errno);
+    }
+    let (identity, prepared) = prepared;
+    match confine::privileges(what.process, &identity, &what.request.landlock, what.filter) {
+        Ok(()) => execute::execute(&prepared, what.helper),
+        Err(failure) => failure,
+    }
+}
+
+fn prepare_process(what: &Becoming<'_>) -> Result<(users::Identity, execute::Prepared), Failure> {
+    setsid().step("start session", "")?;
+    descriptors::own_null(what.descriptors)?;
+    let root = host_root()?;
+    let identity = users::identify(root.as_fd(), &what.process.user)?;
+    descriptors::give_streams(&identity)?;
+    enter_directory(root.as_fd(), &what.process.cwd, &identity)?;
+    umask(Mode::from_raw_mode(u32::from(what.process.user.umask.unwrap_or(0o022))));
+    confine::rlimits(&what.process.rlimits)?;
+    let prepared = execute::prepare(what.process, identity.home.as_deref(), what.descriptors)?;
+    Ok((identity, prepared))
+}
+
+/// Enters the working directory, made with the user as its owner if the image lacks it.
+fn enter_directory(root: BorrowedFd<'_>, path: &str, identity: &users::Identity) -> Result<(), Failure> {
+    let step = "enter working directory";
+    let directory = match inside::open(root, path) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => {
+            let made = inside::open_or_make(root, path, Kind::Directory).step("make working directory", path)?;
+            let owner = (rustix::process::Uid::from_raw(identity.uid), rustix::process::Gid::from_raw(identity.gid));
+            rustix::fs::chownat(&made, "", Some(owner.0), Some(owner.1), rustix::fs::AtFlags::EMPTY_PATH)
+                .step("make working directory", path)?;
+            made
+        }
+        Err(errno) => return Err(Failure::new(step, path, errno)),
+    };
+    fchdir(&directory).step(step, path)?;
+    // A directory that lies outside the root has no path from here.
+    let here = getcwd(Vec::new()).step(step, path)?;
+    if here.as_bytes().starts_with(b"/") { Ok(()) } else { Err(Failure::new(step, path, Errno::XDEV)) }
+}

@@ -1,0 +1,78 @@
+//! Mounts: made detached, then moved to their place inside the root.
+//!
+//! What needs the host's view or its capabilities (binds, volumes, generated files, device nodes) is made on the *host side*; what belongs to
+//! the workload's namespaces (proc, sysfs, devpts ..) is made *inside* them. Without a user namespace one process does both.
+
+mod host_side;
+mod own_namespace;
+mod place;
+
+pub(crate) use host_side::{HostSide, prepare};
+pub(crate) use place::{isolate, place_all};
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use byre_plan::{MountOptions, Propagation};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+
+use crate::report::{Failure, Step};
+use crate::sys::{MountAttributes, mount_setattr};
+
+/// A mounted file system that is attached nowhere, with these options and attributes.
+pub(crate) fn detached(kind: &str, settings: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).step("open file system", kind)?;
+    for (key, value) in settings {
+        fsconfig_set_string(&context, *key, *value).step("configure file system", &format!("{kind} {key}={value}"))?;
+    }
+    fsconfig_create(&context).step("make file system", kind)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).step("mount file system", kind)
+}
+
+/// The attributes of a mount's options.
+pub(crate) fn attributes(options: MountOptions) -> MountAttrFlags {
+    let mut flags = MountAttrFlags::empty();
+    flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, options.read_only);
+    flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, options.no_suid);
+    flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, options.no_dev);
+    flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, options.no_exec);
+    flags
+}
+
+/// Sets a mount's options on an existing (cloned) mount: attributes are added to those it has, propagation is replaced.
+pub(crate) fn apply_options(mount: BorrowedFd<'_>, options: MountOptions, tree: bool) -> Result<(), Errno> {
+    let propagation = match options.propagation {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Shared => libc::MS_SHARED,
+    };
+    mount_setattr(mount, c"", tree, &MountAttributes { propagation, ..MountAttributes::default() })?;
+    let set = u64::from(attributes(options).bits());
+    if set == 0 {
+        return Ok(());
+    }
+    mount_setattr(mount, c"", tree && options.recursive, &MountAttributes { set, ..MountAttributes::default() })
+}
+
+/// A private tmpfs of the launch child's own, attached nowhere, for small things that are bound one by one.
+pub(crate) fn scratch(attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+    detached("tmpfs", &[("mode", "755"), ("size", "4m")], attributes)
+}
+
+/// A new detached mount of what `path` below `directory` is.
+pub(crate) fn clone_tree(directory: BorrowedFd<'_>, path: &str, recursive: bool) -> Result<OwnedFd, Errno> {
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    open_tree(directory, path, flags)
+}
+
+/// Moves a detached mount onto the place that a descriptor refers to.
+pub(crate) fn attach(mount: &OwnedFd, place: BorrowedFd<'_>) -> Result<(), Errno> {
+    use rustix::mount::{MoveMountFlags, move_mount};
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount.as_fd(), "", place, "", flags)
+}

@@ -1,0 +1,204 @@
+//! Mounts that need the host's paths or capabilities in its user namespace, made detached before the workload's namespaces exist.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use byre_plan::{LaunchRequest, Mount, MountSource, Name, Namespace};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, fchown, mkdirat, mknodat, openat, openat2, symlinkat,
+};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::process::{Gid, Uid};
+
+use super::{apply_options, attributes, clone_tree, detached, scratch};
+use crate::Context;
+use crate::ids::Ids;
+use crate::report::{Failure, Step};
+
+/// The default devices: name, major, minor.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// The usual links of /dev.
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// What was made on the host side: per mount of the plan its detached mount, if it is of this kind, and single device nodes.
+#[derive(Debug, Default)]
+pub(crate) struct HostSide {
+    mounts: Vec<Option<OwnedFd>>,
+    nodes: Vec<(String, OwnedFd)>,
+    /// Volumes that were made now, to be filled from the image: index of the mount.
+    pub(crate) new_volumes: Vec<usize>,
+}
+
+impl HostSide {
+    /// The mount of the plan's mount number `index`, if it is made here.
+    pub(crate) fn mount(&self, index: usize) -> Option<&OwnedFd> {
+        self.mounts.get(index).and_then(Option::as_ref)
+    }
+
+    /// Device nodes outside the default /dev, by the path they are bound to.
+    pub(crate) fn device_nodes(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
+        self.nodes.iter().map(|(path, node)| (path.as_str(), node))
+    }
+}
+
+/// Makes every mount of the plan that is of the host side.
+pub(crate) fn prepare(request: &LaunchRequest, context: &Context<'_>, ids: &Ids) -> Result<HostSide, Failure> {
+    let mut host = HostSide::default();
+    let mut maker = Maker { context, ids, request, files: None };
+    for (index, mount) in request.mounts.iter().enumerate() {
+        let (made, is_new) = maker.make(mount)?;
+        host.mounts.push(made);
+        if is_new {
+            host.new_volumes.push(index);
+        }
+    }
+    for rule in &request.devices {
+        if let (Some(path), Some(major), Some(minor)) = (&rule.path, rule.major, rule.minor) {
+            let kind = if rule.block { FileType::BlockDevice } else { FileType::CharacterDevice };
+            let node = maker.bound_file("make device node", path, |directory, name| {
+                mknodat(directory, name, kind, Mode::from_raw_mode(0o666), rustix::fs::makedev(major, minor))
+            })?;
+            host.nodes.push((path.clone(), node));
+        }
+    }
+    Ok(host)
+}
+
+struct Maker<'a> {
+    context: &'a Context<'a>,
+    ids: &'a Ids,
+    request: &'a LaunchRequest,
+    /// Holds generated files and single device nodes, which are bound from it.
+    files: Option<(OwnedFd, u32)>,
+}
+
+impl Maker<'_> {
+    /// The detached mount, if it is made here, and whether it is a volume that was made now.
+    fn make(&mut self, mount: &Mount) -> Result<(Option<OwnedFd>, bool), Failure> {
+        let made = match &mount.source {
+            MountSource::Bind { path, recursive } => bind(path, *recursive, mount)?,
+            MountSource::GeneratedFile(content) => self.generated(mount, content)?,
+            MountSource::Devices => devices(mount, self.ids)?,
+            MountSource::Volume(name) => {
+                let (made, is_new) = volume(self.context, name, mount, self.ids)?;
+                return Ok((Some(made), is_new));
+            }
+            MountSource::Sysfs => {
+                // sysfs belongs to the network namespace's owner, who must be the workload itself to mount it.
+                let foreign = !matches!(self.request.namespaces.net, Namespace::New);
+                if self.ids.is_host() || !foreign {
+                    return Ok((None, false));
+                }
+                read_only_bind("/sys", mount)?
+            }
+            MountSource::Cgroup => {
+                if self.ids.is_host() || matches!(self.request.namespaces.cgroup, Namespace::New) {
+                    return Ok((None, false));
+                }
+                read_only_bind("/sys/fs/cgroup", mount)?
+            }
+            MountSource::Proc | MountSource::Mqueue | MountSource::Devpts | MountSource::Tmpfs { .. } => {
+                return Ok((None, false));
+            }
+        };
+        Ok((Some(made), false))
+    }
+
+    fn generated(&mut self, mount: &Mount, content: &str) -> Result<OwnedFd, Failure> {
+        let file = self.bound_file("make generated file", &mount.target, |directory, name| {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = openat(directory, name, flags, Mode::from_raw_mode(0o644))?;
+            let mut rest = content.as_bytes();
+            while !rest.is_empty() {
+                let written = rustix::io::write(&file, rest)?;
+                rest = rest.get(written..).unwrap_or_default();
+            }
+            Ok(())
+        })?;
+        let options = byre_plan::MountOptions { read_only: true, no_suid: true, no_dev: true, ..mount.options };
+        apply_options(file.as_fd(), options, false).step("make generated file", &mount.target)?;
+        Ok(file)
+    }
+
+    /// Makes a file in the scratch tmpfs with the workload's root as its owner, and returns a detached mount of it alone.
+    fn bound_file(
+        &mut self,
+        step: &'static str,
+        target: &str,
+        make: impl FnOnce(BorrowedFd<'_>, &str) -> Result<(), Errno>,
+    ) -> Result<OwnedFd, Failure> {
+        let (files, count) = match &mut self.files {
+            Some(files) => files,
+            None => self.files.insert((scratch(MountAttrFlags::empty())?, 0)),
+        };
+        *count = count.saturating_add(1);
+        let name = count.to_string();
+        make(files.as_fd(), &name).step(step, target)?;
+        let (uid, gid) = self.ids.root();
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        chownat(&*files, &*name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).step(step, target)?;
+        clone_tree(files.as_fd(), &name, false).step(step, target)
+    }
+}
+
+fn bind(path: &str, recursive: bool, mount: &Mount) -> Result<OwnedFd, Failure> {
+    let step = "bind host path";
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let source = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).step(step, path)?;
+    let made = clone_tree(source.as_fd(), "", recursive).step(step, path)?;
+    apply_options(made.as_fd(), mount.options, recursive).step(step, path)?;
+    Ok(made)
+}
+
+fn read_only_bind(path: &str, mount: &Mount) -> Result<OwnedFd, Failure> {
+    let options = byre_plan::MountOptions { read_only: true, ..mount.options };
+    bind(path, false, &Mount { options, ..mount.clone() })
+}
+
+/// The default /dev. Made by the host's root, so that its nodes work in a user namespace, and owned by the workload's.
+fn devices(mount: &Mount, ids: &Ids) -> Result<OwnedFd, Failure> {
+    let step = "make /dev";
+    let made = detached("tmpfs", &[("mode", "755"), ("size", "64k")], attributes(mount.options))?;
+    let (uid, gid) = ids.root();
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    fchown(&made, uid, gid).step(step, "/dev")?;
+    for (name, major, minor) in DEVICES {
+        let device = rustix::fs::makedev(major, minor);
+        mknodat(&made, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device).step(step, name)?;
+        rustix::fs::chmodat(&made, name, Mode::from_raw_mode(0o666), AtFlags::empty()).step(step, name)?;
+        chownat(&made, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).step(step, name)?;
+    }
+    for (name, to) in LINKS {
+        symlinkat(to, &made, name).step(step, name)?;
+        chownat(&made, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).step(step, name)?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        mkdirat(&made, name, Mode::from_raw_mode(0o755)).step(step, name)?;
+        chownat(&made, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).step(step, name)?;
+    }
+    Ok(made)
+}
+
+/// A named volume, made if it is missing, seen through the workload's id map so that its ids on disk begin at 0.
+fn volume(context: &Context<'_>, name: &Name, mount: &Mount, ids: &Ids) -> Result<(OwnedFd, bool), Failure> {
+    let step = "open volume";
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let volumes = openat(CWD, context.volumes, flags, Mode::empty()).step(step, context.volumes)?;
+    let is_new = match mkdirat(&volumes, name.as_str(), Mode::from_raw_mode(0o755)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(errno) => return Err(Failure::new("make volume", name.as_str(), errno)),
+    };
+    let made = clone_tree(volumes.as_fd(), name.as_str(), false).step(step, name.as_str())?;
+    ids.apply_to(made.as_fd()).step("map ids of volume", name.as_str())?;
+    apply_options(made.as_fd(), mount.options, false).step(step, name.as_str())?;
+    Ok((made, is_new))
+}

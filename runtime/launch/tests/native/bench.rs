@@ -1,0 +1,277 @@
+//! What each test stands on: a cgroup of its own, a place for files, and the waiting for a started process.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use byre_launch::{Child, Context, Descriptors, Report, Stdio, cgroup, read_report, start};
+use byre_plan::seccomp::Instruction;
+use byre_plan::{
+    LaunchRequest, Namespace, Namespaces, Origin, Plan, Policy, Process, Program, Refusal, Resources, Root, User,
+    WorkloadId,
+};
+
+/// Longest a test waits for a process.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Places and descriptors that all tests share.
+pub(crate) struct Bench {
+    parent: OwnedFd,
+    parent_path: PathBuf,
+    helper: File,
+    /// Layers, containers and volumes lie below.
+    pub(crate) files: tempfile::TempDir,
+}
+
+impl Bench {
+    /// # Errors
+    /// What this machine lacks.
+    pub(crate) fn new() -> Result<Self, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("root is needed to make namespaces, mounts and cgroups".to_owned());
+        }
+        let mounts = std::fs::read_to_string("/proc/mounts").map_err(|error| format!("/proc/mounts: {error}"))?;
+        let cgroup2 = mounts.lines().filter_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, place, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| place.to_owned())
+        });
+        let place = cgroup2.into_iter().next().ok_or("a mounted cgroup2 is needed, at any place")?;
+        let parent_path = Path::new(&place).join(format!("byre-test-{}", std::process::id()));
+        std::fs::create_dir(&parent_path).map_err(|error| format!("cannot make a cgroup below {place}: {error}"))?;
+        let parent = File::open(&parent_path).map_err(|error| format!("{}: {error}", parent_path.display()))?.into();
+        let helper = File::open("/proc/self/exe").map_err(|error| format!("/proc/self/exe: {error}"))?;
+        let files = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
+        for name in ["layers", "containers", "volumes"] {
+            std::fs::create_dir(files.path().join(name)).map_err(|error| format!("temporary directory: {error}"))?;
+        }
+        Ok(Self { parent, parent_path, helper, files })
+    }
+
+    /// Runs a test in a child process; true if it ended well.
+    pub(crate) fn run_forked(&self, test: impl FnOnce()) -> bool {
+        use nix::sys::wait::{WaitStatus, waitpid};
+        // SAFETY: this process has one thread.
+        match unsafe { nix::unistd::fork() }.expect("fork") {
+            nix::unistd::ForkResult::Child => {
+                // Tests unwind in cargo's test profile; the bench is the parent's to take down.
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
+                std::process::exit(i32::from(ended.is_err()))
+            }
+            nix::unistd::ForkResult::Parent { child } => matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0))),
+        }
+    }
+
+    /// A directory of the bench as text.
+    pub(crate) fn directory(&self, name: &str) -> String {
+        self.files.path().join(name).to_str().expect("a temporary path is UTF-8").to_owned()
+    }
+
+    /// Starts a request that must be fine by itself, and waits for how the start and the process end.
+    pub(crate) fn run(&self, request: LaunchRequest) -> Ended {
+        let plan = check(request).expect("a test's request is good");
+        self.run_plan(&plan)
+    }
+
+    /// As [`Bench::run`], with a plan.
+    pub(crate) fn run_plan(&self, plan: &Plan) -> Ended {
+        let mut running = self.start(plan, 0x1b1b);
+        running.finish()
+    }
+
+    /// Starts a plan, with its output in a pipe.
+    pub(crate) fn start(&self, plan: &Plan, id: u64) -> Running<'_> {
+        let id = WorkloadId(id);
+        let (outer, leaf) = cgroup::create(self.parent.as_fd(), &id.to_string()).expect("make cgroups");
+        let (output, theirs) = std::io::pipe().expect("make pipe");
+        let directories = ["layers", "containers", "volumes"].map(|name| self.directory(name));
+        let [layers, containers, volumes] = &directories;
+        let allow = [Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: 0x7fff_0000 }];
+        let context = Context {
+            id,
+            id_base: Some(0x1000_0000),
+            cgroup: outer.as_fd(),
+            leaf: leaf.as_fd(),
+            launch_cgroup: self.parent.as_fd(),
+            store_layers: layers,
+            containers,
+            volumes,
+            default_seccomp: &allow,
+            helper_program: self.helper.as_fd(),
+            denied_devices: &[(254, u32::MAX)],
+        };
+        let descriptors = Descriptors {
+            stdin: Stdio::Null,
+            stdout: Stdio::Descriptor(theirs.as_fd()),
+            stderr: Stdio::Descriptor(theirs.as_fd()),
+            named: Vec::new(),
+        };
+        let child = start(plan, &context, &descriptors).expect("start");
+        drop(theirs);
+        Running { bench: self, id, outer, leaf, child, output: OwnedFd::from(output).into(), report: None }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.parent_path);
+    }
+}
+
+/// A start under way.
+pub(crate) struct Running<'a> {
+    bench: &'a Bench,
+    id: WorkloadId,
+    pub(crate) outer: OwnedFd,
+    #[expect(dead_code, reason = "held open as PID 1 does")]
+    leaf: OwnedFd,
+    child: Child,
+    output: File,
+    report: Option<Report>,
+}
+
+impl Running<'_> {
+    /// Waits until the start has ended, well or not.
+    pub(crate) fn started(&mut self) -> &Report {
+        let deadline = Instant::now() + PATIENCE;
+        while self.report.is_none() {
+            assert!(Instant::now() < deadline, "the start does not end");
+            self.report = read_report(self.child.report.as_fd()).expect("read report");
+            if self.report.is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.report.as_ref().expect("just read")
+    }
+
+    /// Reads the next line of output.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        let mut byte = [0_u8; 1];
+        while line.last() != Some(&b'\n') && self.output.read(&mut byte).expect("read output") == 1 {
+            line.extend_from_slice(&byte);
+        }
+        String::from_utf8_lossy(&line).into_owned()
+    }
+
+    /// Waits for the process's end and removes its cgroups.
+    pub(crate) fn finish(&mut self) -> Ended {
+        self.started();
+        let report = self.report.take().expect("just read");
+        let mut text = Vec::new();
+        let code = match &report {
+            Report::Running { pidfd, .. } => {
+                self.output.read_to_end(&mut text).expect("read output");
+                Some(wait(pidfd.as_raw_fd()))
+            }
+            Report::Failed { .. } | Report::Incomplete => None,
+        };
+        if !matches!(&report, Report::Running { pid, .. } if *pid == self.child.stage_pid) {
+            wait(self.child.stage_pidfd.as_raw_fd());
+        }
+        cgroup::kill(self.outer.as_fd()).expect("kill");
+        let deadline = Instant::now() + PATIENCE;
+        while cgroup::populated(self.outer.as_fd()).expect("populated") {
+            assert!(Instant::now() < deadline, "processes stay");
+        }
+        cgroup::remove(self.bench.parent.as_fd(), &self.id.to_string()).expect("remove cgroups");
+        Ended { report, code, output: String::from_utf8_lossy(&text).into_owned() }
+    }
+}
+
+fn wait(pidfd: i32) -> i32 {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    // SAFETY: the caller holds the descriptor open.
+    let pidfd = unsafe { std::os::fd::BorrowedFd::borrow_raw(pidfd) };
+    match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED).expect("wait") {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How a start and its process ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) report: Report,
+    pub(crate) code: Option<i32>,
+    pub(crate) output: String,
+}
+
+impl Ended {
+    /// The output of a process that must have ended with code 0.
+    pub(crate) fn output(&self) -> &str {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        &self.output
+    }
+
+    /// The failed step, its subject and error number.
+    pub(crate) fn failure(&self) -> (&str, &str, i32) {
+        match &self.report {
+            Report::Failed { step, subject, errno } => (step, subject, *errno),
+            Report::Running { .. } | Report::Incomplete => panic!("{self:?}"),
+        }
+    }
+}
+
+/// Checks a request as the verified root's.
+pub(crate) fn check(request: LaunchRequest) -> Result<Plan, Refusal> {
+    let policy = Policy {
+        host_network: false,
+        host_namespaces: false,
+        host_users: false,
+        capabilities: 0,
+        bind_sources: Vec::new(),
+        no_seccomp: false,
+        helpers: Vec::new(),
+        devices: false,
+    };
+    Plan::check(request, &policy, Origin::VerifiedRoot)
+}
+
+/// A request that runs `script` by the host's shell, with everything the host's.
+pub(crate) fn host_script(script: &str) -> LaunchRequest {
+    LaunchRequest {
+        process: Process {
+            program: Program::Path,
+            args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+            cwd: "/".to_owned(),
+            user: User::default(),
+            terminal: None,
+            capabilities: all_capabilities(),
+            rlimits: Vec::new(),
+            no_new_privileges: true,
+            oom_score_adj: None,
+        },
+        root: Root::Host,
+        namespaces: Namespaces {
+            mount: Namespace::Host,
+            pid: Namespace::Host,
+            net: Namespace::Host,
+            ipc: Namespace::Host,
+            uts: Namespace::Host,
+            cgroup: Namespace::Host,
+            ..Namespaces::default()
+        },
+        mounts: Vec::new(),
+        hostname: None,
+        resources: Resources::default(),
+        devices: Vec::new(),
+        sysctls: Vec::new(),
+        masked_paths: Vec::new(),
+        read_only_paths: Vec::new(),
+        seccomp: byre_plan::Seccomp::None,
+        landlock: Vec::new(),
+    }
+}
+
+/// Every capability that this machine's root has, in the sets that root has.
+pub(crate) fn all_capabilities() -> byre_plan::Capabilities {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("CapBnd");
+    let all = u64::from_str_radix(bounding.trim(), 16).expect("a mask");
+    byre_plan::Capabilities { bounding: all, effective: all, permitted: all, inheritable: 0, ambient: 0 }
+}
