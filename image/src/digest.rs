@@ -117,6 +117,11 @@ impl<R: Read> HashingReader<R> {
         (Digest(self.hash.finalize().into()), self.count)
     }
 
+    /// As [`HashingReader::finish`], with the reader.
+    pub fn finish_with_inner(self) -> (Digest, u64, R) {
+        (Digest(self.hash.finalize().into()), self.count, self.inner)
+    }
+
     /// Bytes read so far.
     pub fn count(&self) -> u64 {
         self.count

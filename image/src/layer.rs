@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 
 use crate::digest::{Digest, HashingReader};
-use crate::erofs::{Device, ErofsError, Meta, PathFault, TreePath, Writer, XattrFault, Xattrs};
+use crate::erofs::{Budget, Device, ErofsError, Meta, PathFault, TreePath, Writer, XattrFault, Xattrs};
 use crate::tar::{Entry, EntryKind, Segment, TarError, TarReader, quote};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -101,7 +101,7 @@ pub struct Layer {
 
 /// Converts the plain tar stream `source` into the empty file `target`.
 ///
-/// `limit` bounds the bytes of the stream and of the file; `progress` is told how many bytes of the stream are done and
+/// The budget's limit bounds the bytes of the stream and of the file each; `progress` is told how many bytes of the stream are done and
 /// stops the work by returning false.
 ///
 /// # Errors
@@ -109,12 +109,13 @@ pub struct Layer {
 pub fn convert(
     source: impl Read,
     target: File,
-    limit: u64,
+    budget: Budget,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Layer, LayerError> {
+    let limit = budget.limit;
     let bounded = Bounded { inner: HashingReader::new(source), limit, progress };
     let mut tar = TarReader::new(bounded);
-    let mut converter = Converter { writer: Writer::new(target, limit), buffer: vec![0; COPY_LEN], dropped_xattrs: 0 };
+    let mut converter = Converter { writer: Writer::new(target, budget), buffer: vec![0; COPY_LEN], dropped_xattrs: 0 };
     let done = converter.entries(&mut tar);
     let mut rest = tar.into_inner();
     // What follows the archive's end is part of the diff_id.

@@ -9,11 +9,15 @@
 //! ```
 //! A registry client later puts blobs where `archive` stages them; everything after that is the same.
 
+pub mod archive;
 pub mod check;
 pub mod compression;
+pub mod config;
 pub mod digest;
 pub mod erofs;
 pub mod layer;
 pub mod pack;
 pub mod reference;
+pub mod store;
+mod sys;
 pub mod tar;

@@ -1,7 +1,7 @@
 //! What the writer writes is accepted; every single changed byte of metadata is accepted or refused, never followed.
 
 use super::*;
-use crate::erofs::{Meta, TreePath, Writer, Xattrs};
+use crate::erofs::{Budget, Meta, TreePath, Writer, Xattrs};
 use proptest::prelude::*;
 
 fn path(text: &str) -> TreePath {
@@ -9,7 +9,7 @@ fn path(text: &str) -> TreePath {
 }
 
 fn sample() -> File {
-    let mut writer = Writer::new(tempfile::tempfile().unwrap(), 1 << 24);
+    let mut writer = Writer::new(tempfile::tempfile().unwrap(), Budget::of(1 << 24));
     let meta = Meta { mode: 0o644, ..Meta::default() };
     let mut xattrs = Xattrs::default();
     xattrs.set(b"user.a", b"b").unwrap();

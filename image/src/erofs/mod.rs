@@ -11,7 +11,7 @@ mod writer;
 pub(crate) mod xattr;
 
 pub use path::{PathFault, TreePath};
-pub use writer::{Device, ErofsError, Meta, Summary, Writer};
+pub use writer::{Budget, Device, ErofsError, Meta, Summary, Writer};
 pub use xattr::{XattrFault, Xattrs};
 
 /// Block size; what every kernel with 4 KiB pages mounts.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::writer::ErofsError;
+use super::writer::{Budget, ErofsError};
 use super::{BLOCK_LEN, MAX_FILE_LEN, SLOT_LEN};
 
 /// Bytes gathered before a write: large enough that the call costs nothing beside the copy.
@@ -21,6 +21,8 @@ pub(super) struct Output {
     file: File,
     next_block: u64,
     limit_blocks: u64,
+    /// Blocks that may really be written.
+    space_blocks: u64,
     buffer: Vec<u8>,
     buffer_at: u64,
     /// The disk is full: nothing is written any more, only counted.
@@ -38,12 +40,13 @@ struct OpenBlock {
 }
 
 impl Output {
-    /// Writes into the empty `file`, at most `limit` bytes.
-    pub(super) fn new(file: File, limit: u64, first_block: u64) -> Self {
+    /// Writes into the empty `file`.
+    pub(super) fn new(file: File, budget: Budget, first_block: u64) -> Self {
         Self {
             file,
             next_block: first_block,
-            limit_blocks: limit.min(MAX_FILE_LEN) / BLOCK_LEN as u64,
+            limit_blocks: budget.limit.min(MAX_FILE_LEN) / BLOCK_LEN as u64,
+            space_blocks: budget.space / BLOCK_LEN as u64,
             buffer: Vec::with_capacity(BUFFER_LEN),
             buffer_at: 0,
             counting: false,
@@ -59,6 +62,9 @@ impl Output {
         let start = self.next_block;
         let end = start.checked_add(count).filter(|end| *end <= self.limit_blocks);
         self.next_block = end.ok_or(ErofsError::TooLarge { limit: self.limit_blocks * BLOCK_LEN as u64 })?;
+        if self.next_block > self.space_blocks && !self.counting {
+            self.stop_writing()?;
+        }
         u32::try_from(start).map_err(|_| ErofsError::TooLarge { limit: MAX_FILE_LEN })
     }
 
@@ -97,12 +103,16 @@ impl Output {
         }
         match self.file.write_all_at(bytes, at) {
             Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                self.counting = true;
-                // Give back what the half-made file holds: others need it more.
-                self.file.set_len(0)
+                self.stop_writing()
             }
             other => other,
         }
+    }
+
+    /// Goes on counting only, and gives back what the half-made file holds: others need it more.
+    fn stop_writing(&mut self) -> io::Result<()> {
+        self.counting = true;
+        self.file.set_len(0)
     }
 
     /// Packs an inode with what follows it into a block; gives its slot. `bytes` that do not fit one block get their own.

@@ -100,6 +100,22 @@ impl From<Full> for ErofsError {
     }
 }
 
+/// How much may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// A file that would be larger is refused.
+    pub limit: u64,
+    /// Bytes free on the disk. A file that would be larger is counted to its end, and the error says how large it is.
+    pub space: u64,
+}
+
+impl Budget {
+    /// `limit` bytes, on a disk that has room for them.
+    pub fn of(limit: u64) -> Self {
+        Self { limit, space: limit }
+    }
+}
+
 /// A finished layer file.
 #[derive(Debug)]
 pub struct Summary {
@@ -145,10 +161,10 @@ struct Inode {
 }
 
 impl Writer {
-    /// Starts in the empty `file`; at most `limit` bytes are written.
-    pub fn new(file: File, limit: u64) -> Self {
+    /// Starts in the empty `file`.
+    pub fn new(file: File, budget: Budget) -> Self {
         let root = Meta { mode: IMPLICIT_DIR_MODE, ..Meta::default() };
-        let out = Output::new(file, limit, FIRST_FREE_BLOCK);
+        let out = Output::new(file, budget, FIRST_FREE_BLOCK);
         Self { out, tree: Tree::new(root), current: None, inodes: 1, whiteout: None }
     }
 

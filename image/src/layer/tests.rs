@@ -49,7 +49,7 @@ fn tar_of(entries: &[(Entry, Vec<u8>)]) -> Vec<u8> {
 
 fn convert_bytes(tar: &[u8], at: &Path) -> Result<Layer, LayerError> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(at).unwrap();
-    convert(tar, file, LIMIT, &mut |_| true)
+    convert(tar, file, Budget::of(LIMIT), &mut |_| true)
 }
 
 fn refused(entries: &[(Entry, Vec<u8>)]) -> String {
@@ -157,16 +157,16 @@ fn a_compression_bomb_stops_at_the_limit() {
     let packed = gzip.finish().unwrap();
     let file = tempfile::tempfile().unwrap();
     let plain = crate::compression::decoder(&packed[..]).unwrap();
-    let error = convert(plain, file, limit, &mut |_| true).unwrap_err();
+    let error = convert(plain, file, Budget::of(limit), &mut |_| true).unwrap_err();
     assert!(matches!(error, LayerError::TooLarge { .. } | LayerError::Entry { .. }), "{error}");
 }
 
 #[test]
 fn a_cut_stream_and_a_cancelled_one_are_errors() {
     let tar = tar_of(&[file("cut", &[1; 5000])]);
-    let error = convert(&tar[..2000], tempfile::tempfile().unwrap(), LIMIT, &mut |_| true).unwrap_err();
+    let error = convert(&tar[..2000], tempfile::tempfile().unwrap(), Budget::of(LIMIT), &mut |_| true).unwrap_err();
     assert!(error.to_string().contains("cut"), "{error}");
-    assert!(convert(&tar[..], tempfile::tempfile().unwrap(), LIMIT, &mut |_| false).is_err());
+    assert!(convert(&tar[..], tempfile::tempfile().unwrap(), Budget::of(LIMIT), &mut |_| false).is_err());
 }
 
 /// Everything a layer can hold, twice as much as fits one block where that matters.
@@ -308,4 +308,14 @@ fn later_entries_replace_earlier_ones_and_whiteouts_hide_only_what_is_below() {
         assert_eq!(std::fs::read(mounted.0.join(replaced).join("child")).unwrap(), b"new");
         assert_eq!(rustix::fs::lgetxattr(mounted.0.join(replaced), "trusted.overlay.opaque", &mut value[..]), Ok(1));
     }
+}
+
+#[test]
+fn a_full_disk_is_counted_to_the_end() {
+    let tar = tar_of(&[file("a", &[1; 100_000]), file("b", &[2; 100_000])]);
+    let file = tempfile::tempfile().unwrap();
+    let kept = file.try_clone().unwrap();
+    let error = convert(&tar[..], file, Budget { limit: LIMIT, space: 50_000 }, &mut |_| true).unwrap_err();
+    assert!(error.space_needed().unwrap() > 200_000);
+    assert_eq!(kept.metadata().unwrap().len(), 0);
 }
