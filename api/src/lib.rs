@@ -7,6 +7,8 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
+pub mod contexts;
 pub mod join;
 #[cfg(feature = "client")]
 pub mod pki;
