@@ -1,0 +1,86 @@
+//! One module per family of commands; each function is one command. Here is only which is which.
+
+mod containers;
+mod context;
+mod copy;
+mod image;
+mod live;
+mod node;
+mod output;
+mod run;
+
+use time::OffsetDateTime;
+
+use crate::args::{Cli, Command, ImageCommand, ServicesCommand};
+use crate::connect::Node;
+use crate::error::Failure;
+use crate::output::{Output, complain};
+
+/// Runs the command.
+pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
+    let output = Output::new(cli.global.output);
+    let global = &cli.global;
+    let node = async || Node::connect(global).await;
+    match cli.command {
+        Command::Run(args) => run::run(node, &args).await,
+        Command::Create(args) => run::create(&node().await?, &output, &args).await,
+        Command::Start(args) => run::start(&node().await?, &args).await,
+        Command::Stop(args) => containers::stop(&node().await?, &args).await,
+        Command::Restart(args) => containers::restart(&node().await?, &args).await,
+        Command::Kill(args) => containers::kill(&node().await?, &args).await,
+        Command::Rm(args) => containers::remove(&node().await?, &args).await,
+        Command::Wait(args) => containers::wait(&node().await?, &output, &args).await,
+        Command::Ps(args) => containers::list(&node().await?, &output, &args).await,
+        Command::Inspect(args) => containers::inspect(&node().await?, &output, &args).await,
+        Command::Logs(args) => output::logs(&node().await?, &output, &args).await,
+        Command::Exec(args) => run::exec(&node().await?, &args).await,
+        Command::Attach(args) => run::attach(&node().await?, &args).await,
+        Command::Cp(args) => copy::copy(node, &args).await,
+        Command::Stats(args) => live::stats(&node().await?, &output, &args).await,
+        Command::Events(args) => live::events(&node().await?, &output, &args).await,
+        Command::Image(command) => image(&node().await?, &output, &command).await,
+        Command::Node => node::summary(&node().await?, &output).await,
+        Command::Services(ServicesCommand::Ls(args)) => containers::services(&node().await?, &output, &args).await,
+        Command::Services(ServicesCommand::Restart(names)) => {
+            containers::restart_services(&node().await?, &names).await
+        }
+        Command::Services(ServicesCommand::Logs(args)) => output::logs(&node().await?, &output, &args).await,
+        Command::Dmesg(args) => output::kernel_log(&node().await?, &output, &args).await,
+        Command::Reboot(args) => node::shutdown(&node().await?, &args, true).await,
+        Command::Shutdown(args) => node::shutdown(&node().await?, &args, false).await,
+        Command::Version => node::version(node, &output).await,
+        Command::Context(command) => context::context(&output, command),
+        Command::Completion(args) => context::completion(&output, &args),
+    }
+}
+
+async fn image(node: &Node, output: &Output, command: &ImageCommand) -> Result<(), Failure> {
+    match command {
+        ImageCommand::Load(args) => image::load(node, output, args).await,
+        ImageCommand::Ls(args) => image::list(node, output, args).await,
+        ImageCommand::Inspect(args) => image::inspect(node, output, args).await,
+        ImageCommand::Rm(args) => image::remove(node, output, args).await,
+        ImageCommand::Prune(args) => image::prune(node, output, args).await,
+    }
+}
+
+/// Does something with each name. One that fails is said and does not keep the others from theirs.
+async fn each(names: &[String], mut act: impl AsyncFnMut(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut failed = 0;
+    for name in names {
+        match act(name).await {
+            Ok(()) => {}
+            Err(Failure::Closed) => return Err(Failure::Closed),
+            Err(failure) if names.len() == 1 => return Err(failure),
+            Err(failure) => {
+                complain(&failure.to_string());
+                failed += 1;
+            }
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(Failure::Several(failed)) }
+}
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}
