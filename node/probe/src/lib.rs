@@ -1,0 +1,10 @@
+//! `byred probe`: asks workloads over TCP and HTTP whether they are ready.
+//!
+//! It joins a workload's network namespace only for as long as it takes to make a socket there, and leaves it before it sends a byte; no
+//! other namespace is ever joined, which its seccomp filter holds it to. What a workload answers is outside input: of it only the
+//! status line is looked at, within a bound. Commands inside a workload are started by PID 1 itself, like any exec.
+
+mod attempt;
+mod service;
+
+pub use service::{ProbeError, run};

@@ -1,0 +1,136 @@
+//! Probes of this process's own network namespace, and of another one where the test may make it.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use byre_protocol::control::Call;
+use byre_protocol::frame::{self, MESSAGE_BYTES};
+use rustix::net::{RecvFlags, SendFlags, socketpair};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+use super::*;
+
+const ID: WorkloadId = WorkloadId(5);
+
+struct World {
+    init: OwnedFd,
+}
+
+impl World {
+    fn new() -> Self {
+        let (init, control) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        std::thread::spawn(move || {
+            let home = own_namespace().unwrap();
+            Service { channel: Channel::new(control), home, probes: BTreeMap::new() }.serve()
+        });
+        Self { init }
+    }
+
+    fn probe(&self, number: u64, when: ReadyWhen) {
+        let process = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+        let notice = Notice::Probe { id: ID, probe: number, when, pid: std::process::id() };
+        let bytes = frame::encode(&FromInit::Notice(Box::new(notice))).unwrap();
+        frame::send(self.init.as_fd(), &bytes, &[process.as_fd()], SendFlags::empty()).unwrap();
+    }
+
+    fn told(&self) -> (u64, bool) {
+        let mut buffer = vec![0; MESSAGE_BYTES];
+        let (length, _) = frame::receive(self.init.as_fd(), &mut buffer, RecvFlags::empty()).unwrap();
+        let call: Call = frame::decode(&buffer[..length]).unwrap();
+        if let Request::Probed { id, probe, passed } = call.request {
+            assert_eq!(id, ID);
+            return (probe, passed);
+        }
+        panic!("{call:?}");
+    }
+}
+
+/// Joining any network namespace, even the own one, needs CAP_SYS_ADMIN.
+fn may_join() -> bool {
+    let home = own_namespace().unwrap();
+    let may = std::thread::spawn(move || move_into_namespace(&home).is_ok()).join().unwrap();
+    if !may {
+        println!("skipped: joining a network namespace needs root");
+    }
+    may
+}
+
+#[test]
+fn a_port_passes_once_something_listens_and_each_change_is_told_once() {
+    if !may_join() {
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let world = World::new();
+    world.probe(7, ReadyWhen::Tcp { port, interval_ms: 1 });
+    assert_eq!(world.told(), (7, false));
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    assert_eq!(world.told(), (7, true));
+    drop(listener);
+    assert_eq!(world.told(), (7, false));
+}
+
+#[test]
+fn http_needs_a_good_status() {
+    if !may_join() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        for answer in ["HTTP/1.1 503 Not yet\r\n\r\n", "", "HTTP/1.1 20", "HTTP/1.1 200 OK\r\n\r\n"] {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let length = client.read(&mut request).unwrap();
+            assert!(request[..length].starts_with(b"GET /healthz HTTP/1.1\r\nHost: localhost:"));
+            client.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let world = World::new();
+    world.probe(1, ReadyWhen::Http { port, path: "/healthz".to_owned(), interval_ms: 50 });
+    assert_eq!(world.told(), (1, false));
+    assert_eq!(world.told(), (1, true));
+    server.join().unwrap();
+}
+
+#[test]
+fn what_cannot_be_asked_here_fails_at_once() {
+    let world = World::new();
+    world.probe(3, ReadyWhen::Exec { args: vec!["true".to_owned()], interval_ms: 1 });
+    assert_eq!(world.told(), (3, false));
+}
+
+#[test]
+fn a_workloads_own_loopback_is_asked_and_the_way_back_is_taken() {
+    if !may_join() {
+        return;
+    }
+    // The child has a network namespace whose loopback is down: nothing can answer there, while here something does.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let Ok(mut child) = std::process::Command::new("unshare").args(["--net", "sleep", "60"]).spawn() else {
+        println!("skipped: unshare(1) is missing");
+        return;
+    };
+    std::thread::sleep(Duration::from_millis(200));
+    let pid = rustix::process::Pid::from_child(&child);
+    let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let home = own_namespace().unwrap();
+    let target = || Target { port, path: None, interval_ms: 50 };
+    let mut probe =
+        Probe { number: 1, process, target: target(), phase: Phase::Waiting { until_boot_ms: 0 }, told: None };
+    let passed = |probe: &Probe| match begin(&home, probe).unwrap() {
+        Begun::Attempt(mut attempt) => {
+            std::thread::sleep(Duration::from_millis(20));
+            attempt.advance() == Progress::Passed
+        }
+        Begun::NotNow | Begun::Never => false,
+    };
+    assert!(!passed(&probe));
+    probe.process = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    assert!(passed(&probe));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
