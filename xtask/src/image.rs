@@ -1,0 +1,130 @@
+//! `cargo xtask image`: builds our programs for the target and hands them to the image builder.
+
+use crate::packages;
+use anyhow::{Context, Result, ensure};
+use byre_rootfs_build::{Binaries, ImageSpec, Manifest};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Default size of the disk image: room for a few container images. A larger disk is used whole from its first boot.
+const DEFAULT_DISK_MIB: u64 = 2048;
+
+/// The one target that images are built for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Arguments of `cargo xtask image`.
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Args {
+    /// Cargo profile of Byre's own programs: release, or fast for development.
+    #[arg(long, default_value = "release")]
+    pub(crate) profile: String,
+    /// Where the artefacts go [default: target/image].
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Size of disk.img in MiB.
+    #[arg(long, default_value_t = DEFAULT_DISK_MIB)]
+    pub(crate) disk_mib: u64,
+    /// Cargo's target directory for Byre's own programs [default: target].
+    #[arg(long, env = "BYRE_IMAGE_TARGET_DIR")]
+    pub(crate) target_dir: Option<PathBuf>,
+    /// Jobs that cargo runs at once.
+    #[arg(long)]
+    pub(crate) jobs: Option<u32>,
+    /// Take init, byred and byre-oci from this directory instead of building them.
+    #[arg(long)]
+    pub(crate) programs: Option<PathBuf>,
+    /// Rewrite rootfs/build/packages.lock with the newest versions within its bounds, and stop.
+    #[arg(long)]
+    pub(crate) update_lock: bool,
+}
+
+/// The top of this checkout.
+pub(crate) fn repository() -> Result<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(own.parent().context("xtask is not inside a repository")?.to_owned())
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    packages::ensure_installed(packages::FOR_IMAGE)?;
+    let repository = repository()?;
+    let cache = repository.join("target/packages");
+    if args.update_lock {
+        let inputs = repository.join("rootfs/build");
+        let (lock, keyring) = (inputs.join("packages.lock"), inputs.join("archive-keyring.gpg"));
+        return byre_rootfs_build::update_lock(&lock, &keyring, &cache, &mut |line| eprintln!("{line}"));
+    }
+    let out = args.out.clone().unwrap_or_else(|| repository.join("target/image"));
+    let manifest = build(args, &repository, &out, &mut |line| eprintln!("{line}"))?;
+    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20);
+    eprintln!(
+        "image: {} (root {}, kernel image {}, kernel {})",
+        out.join("disk.img").display(),
+        mib(manifest.root_bytes),
+        mib(manifest.uki_bytes),
+        manifest.kernel_version
+    );
+    Ok(())
+}
+
+/// Builds our programs and the image; returns its manifest.
+///
+/// # Errors
+/// When cargo or the image builder fails.
+pub(crate) fn build(args: &Args, repository: &Path, out: &Path, progress: &mut dyn FnMut(&str)) -> Result<Manifest> {
+    let binaries = match &args.programs {
+        Some(directory) => programs_in(directory),
+        None => {
+            progress("image: programs");
+            programs_in(&build_programs(args, repository)?)
+        }
+    };
+    let spec = ImageSpec {
+        repository: repository.to_owned(),
+        cache: repository.join("target/packages"),
+        out: out.to_owned(),
+        binaries,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        disk_bytes: args.disk_mib << 20,
+    };
+    byre_rootfs_build::build(&spec, progress)
+}
+
+/// The programs in `directory`; the image build says so if init is missing.
+fn programs_in(directory: &Path) -> Binaries {
+    let optional = |name: &str| Some(directory.join(name)).filter(|path| path.exists());
+    Binaries { init: directory.join("init"), byred: optional("byred"), byre_oci: optional("byre-oci") }
+}
+
+/// Runs cargo; returns the directory with what it built.
+fn build_programs(args: &Args, repository: &Path) -> Result<PathBuf> {
+    let target_dir = args
+        .target_dir
+        .clone()
+        .or_else(|| std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from))
+        .unwrap_or_else(|| repository.join("target"));
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".cargo")));
+    // The same bytes wherever the sources lie: paths of this machine are mapped away. Merged with .cargo/config.toml.
+    let mut flags = vec![format!("--remap-path-prefix={}=/byre", repository.display())];
+    flags.extend(cargo_home.map(|path| format!("--remap-path-prefix={}=/cargo", path.display())));
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .current_dir(repository)
+        .args(["build", "--locked", "--quiet", "--target", TARGET, "--profile", &args.profile])
+        .args(["--package", "byre-init", "--package", "byred"])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .arg("--config")
+        .arg(format!("target.{TARGET}.rustflags={}", toml::Value::from(flags)))
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    if let Some(jobs) = args.jobs {
+        command.args(["--jobs", &jobs.to_string()]);
+    }
+    ensure!(command.status().context("cannot run cargo")?.success(), "cargo build failed");
+    Ok(target_dir.join(TARGET).join(if args.profile == "dev" { "debug" } else { &args.profile }))
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from)
+}
