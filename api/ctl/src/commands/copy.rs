@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use byre_api::proto::{CopyInRequest, CopyInStart, CopyOutRequest, OutputStream, copy_in_request};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
@@ -216,8 +216,8 @@ async fn from_stdin(node: &Node, workload: String, directory: String) -> Result<
     }
     let stdin =
         std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| Failure::io("cannot read stdin", &error))?;
-    let (bytes, _end) = pieces("stdin", stdin.into())?;
-    send(node, workload, directory, bytes).await
+    let (bytes, end) = pieces("stdin", stdin.into())?;
+    send(node, workload, directory, bytes, async { matches!(end.await, Ok(Ok(()))) }).await
 }
 
 async fn copy_in(node: &Node, from: &Path, workload: String, to: &str) -> Result<(), Failure> {
@@ -234,19 +234,42 @@ async fn copy_in(node: &Node, from: &Path, workload: String, to: &str) -> Result
     };
     let (directory, name) = place_there(from, to, kind, metadata.is_dir(), contents)?;
     let (sender, bytes) = mpsc::channel(QUEUE);
+    let (complete, completed) = oneshot::channel();
     let path = from.to_owned();
-    let packed = tokio::task::spawn_blocking(move || {
+    let mut packing = tokio::task::spawn_blocking(move || {
         let to = std::io::BufWriter::with_capacity(CHUNK_BYTES, Outgoing { pieces: sender });
-        tar_in::pack(&path, &name, to)
+        let packed = tar_in::pack(&path, &name, to);
+        if packed.is_ok() {
+            // Nobody waits for it if the node has refused already.
+            let _ = complete.send(());
+        }
+        packed
     });
-    let sent = send(node, workload, directory, bytes).await;
-    match packed.await {
+    let sending = send(node, workload, directory, bytes, async { completed.await.is_ok() });
+    tokio::pin!(sending);
+    let early = tokio::select! {
+        sent = &mut sending => Err(sent),
+        packed = &mut packing => Ok(packed),
+    };
+    let (packed, sent) = match early {
         // If sending broke, the node's reason says more than that nobody took the bytes.
-        Ok(Err(tar_in::PackError::Send(_))) if sent.is_err() => sent,
-        Ok(Err(error)) => Err(Failure::failed(error.to_string(), "what was copied so far may be incomplete")),
-        Ok(Ok(count)) => sent.and_then(|()| left_out(count)),
-        Err(_) => sent,
+        Ok(Ok(Err(tar_in::PackError::Send(_)))) => return sending.await,
+        Err(Err(failure)) => return Err(failure),
+        // The node is left with a broken stream, which it cannot take for a whole one.
+        Ok(Ok(Err(error))) => return Err(not_packed(&error)),
+        Ok(packed) => (packed, sending.await),
+        Err(sent) => (packing.await, sent),
+    };
+    sent?;
+    match packed {
+        Ok(Ok(count)) => left_out(count),
+        Ok(Err(error)) => Err(not_packed(&error)),
+        Err(_) => Err(Failure::failed("packing ended early", "try again")),
     }
+}
+
+fn not_packed(error: &tar_in::PackError) -> Failure {
+    Failure::failed(error.to_string(), "mend that and copy again")
 }
 
 /// The directory on the node to unpack in, and the name to pack as; an empty one for what is in the source.
@@ -303,11 +326,13 @@ impl Write for Outgoing {
     }
 }
 
+/// Sends a tar stream. Unless it turns out to be complete, its end is never sent: the call breaks off with us instead.
 async fn send(
     node: &Node,
     workload: String,
     directory: String,
     mut bytes: mpsc::Receiver<Vec<u8>>,
+    complete: impl Future<Output = bool> + Send + 'static,
 ) -> Result<(), Failure> {
     let (requests, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
@@ -320,6 +345,9 @@ async fn send(
             if requests.send(message(copy_in_request::Message::Tar(piece.into()))).await.is_err() {
                 return;
             }
+        }
+        if !complete.await {
+            requests.closed().await;
         }
     });
     node.workloads().copy_in(ReceiverStream::new(receiver)).await?;
