@@ -1,1 +1,49 @@
-//! byre-core
+//! PID 1's decisions: a pure state machine. Events go in with the time, actions come out; it does no I/O, reads no clock and has
+//! no `unsafe`, so that the same code runs in a simulation and a recorded run can be played again.
+//!
+//! A workload's life:
+//!
+//! ```text
+//!             wanted up, needs ready              Running
+//!   Down ────────────────────────────▶ Starting ─────────▶ Up ── exited ──▶ Draining
+//!    ▲ ▲                                  │ failed          │ stop wanted      ▲ │
+//!    │ │                                  └─────────┐       ▼ or not ready     │ │
+//!    │ │                                            │    Stopping ── exited ───┘ │
+//!    │ │                                            └──────────────▶ Draining    │
+//!    │ └── nothing starts it again ◀───────────────── settle ◀── cgroup empty ───┘
+//!    └──── Backoff ◀── restart policy ─────────────────┘
+//! ```
+//!
+//! Happy path: `Boot` puts the root's services in as `Down`; those whose needs are ready are launched; a launch child reports
+//! `Running`; readiness makes the next ones start. A client's `Create` adds a container; its record goes to `byred state`, and the
+//! client has its answer when the record is on disk.
+//!
+//! What this crate must not do: wait for anybody, trust a number from a message as an index, or forget a workload whose
+//! processes may live.
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod action;
+mod core;
+mod durable;
+mod event;
+
+mod execs;
+mod lifecycle;
+mod pending;
+mod requests;
+mod shutdown;
+mod workload;
+
+pub use action::{Action, Attachment};
+pub use core::Core;
+pub use event::{Boot, CallContext, ChannelId, Event, ExecId, ExitStatus, LaunchOutcome, Subject};
+pub use execs::Exec;
+pub use workload::{Wanted, Workload};

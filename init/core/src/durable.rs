@@ -1,0 +1,195 @@
+//! What `byred state` puts on disk for PID 1, and what it brings back at boot.
+//!
+//! A change is numbered, kept until it is acknowledged, and sent again to a state service that was restarted. PID 1 never waits:
+//! the client's answer does.
+
+use std::collections::BTreeMap;
+
+use byre_plan::{Origin, Plan, WorkloadId};
+use byre_protocol::control::{Change, Notice, RefusedCode, WorkloadRecord};
+use byre_protocol::definition::{RestartPolicy, Role};
+use byre_protocol::status::{Cause, Run, Why};
+
+use crate::action::{Action, Attachment};
+use crate::core::Core;
+use crate::event::ChannelId;
+use crate::pending::Await;
+use crate::workload::{Actual, Wanted, Workload};
+
+/// Changes that are not on disk yet: every workload's end at once, twice.
+const UNACKNOWLEDGED: usize = 4096;
+
+/// Changes that are not on disk yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Records {
+    next: u64,
+    unacknowledged: BTreeMap<u64, Change>,
+    pub(crate) replayed: bool,
+}
+
+impl Records {
+    pub(crate) fn is_full(&self) -> bool {
+        self.unacknowledged.len() >= UNACKNOWLEDGED
+    }
+}
+
+impl Core {
+    /// Puts a workload's present record on its way; returns its number. The node's own services have none.
+    pub(crate) fn record_put(&mut self, id: WorkloadId) -> Option<u64> {
+        let workload = self.workloads.get(&id).filter(|workload| !workload.built_in)?;
+        Some(self.record(Change::Put(workload.record())))
+    }
+
+    fn record(&mut self, change: Change) -> u64 {
+        let number = self.records.next;
+        self.records.next = number.saturating_add(1);
+        if let Change::Put(record) = &change {
+            // An older state of the same workload that nobody waits for need not be written any more.
+            let id = record.id;
+            let pending = &self.pending;
+            self.records.unacknowledged.retain(|number, older| match older {
+                Change::Put(older) => older.id != id || pending.waits_for(Await::Record(*number)),
+                Change::Remove(_) => true,
+            });
+        }
+        self.records.unacknowledged.insert(number, change.clone());
+        let notice = Notice::Record { record: number, change: Box::new(change) };
+        self.notify_role(Role::State, &notice, Attachment::None);
+        number
+    }
+
+    pub(crate) fn offer_records(&mut self, channel: ChannelId) {
+        for (record, change) in self.records.unacknowledged.clone() {
+            self.notify(channel, Notice::Record { record, change: Box::new(change) }, Attachment::None);
+        }
+    }
+
+    /// A record is on disk.
+    pub(crate) fn recorded(&mut self, number: u64) {
+        let change = self.records.unacknowledged.remove(&number);
+        self.met(Await::Record(number));
+        match change {
+            Some(Change::Remove(id)) => self.actions.push(Action::RemoveFiles { id }),
+            Some(Change::Put(record)) => {
+                if let Some(workload) = self.workloads.get_mut(&record.id) {
+                    workload.durable = true;
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// A record could not be written: those who wait for it are told.
+    pub(crate) fn record_failed(&mut self, number: u64, text: &str) {
+        let change = self.records.unacknowledged.remove(&number);
+        for (caller, reply) in self.pending.failed(Await::Record(number), RefusedCode::NotDurable, text) {
+            self.answer(caller, reply, Attachment::None);
+        }
+        match change {
+            Some(Change::Put(record)) => self.forget_if_only_created(record.id),
+            Some(Change::Remove(id)) => self.set_actual(id, Actual::Down { why: Why::Stopped }),
+            None => {}
+        }
+    }
+
+    /// A workload whose creation was refused is undone.
+    fn forget_if_only_created(&mut self, id: WorkloadId) {
+        let only_created = self.workloads.get(&id).is_some_and(|workload| {
+            workload.run == 0 && matches!(workload.actual, Actual::Down { why: Why::Created }) && !workload.durable
+        });
+        if only_created {
+            self.forget(id);
+        }
+    }
+
+    /// Everything of it is down: take its record away, then its files.
+    pub(crate) fn begin_removal(&mut self, id: WorkloadId) {
+        self.set_actual_quietly(id, Actual::Removing);
+        self.record(Change::Remove(id));
+    }
+
+    /// Its files are gone.
+    pub(crate) fn files_removed(&mut self, id: WorkloadId, removed: bool) {
+        let Some(workload) = self.workloads.get(&id) else { return };
+        if !removed {
+            let name = workload.definition.name.clone();
+            self.say(format!("files of {name} ({id}) were not all removed; the next boot tries again"));
+        }
+        self.tell(id, byre_protocol::control::What::Removed);
+        self.notify_role(Role::Log, &Notice::LogRemove { id }, Attachment::None);
+        self.met(Await::Gone(id));
+        self.forget(id);
+    }
+
+    pub(crate) fn forget(&mut self, id: WorkloadId) {
+        if let Some(workload) = self.workloads.remove(&id) {
+            self.names.remove(&workload.definition.name);
+            self.actions.push(Action::Forget { id });
+        }
+    }
+
+    /// A workload that was on disk. One that is already known is the state service's restart, and PID 1 knows better.
+    pub(crate) fn replay(&mut self, record: WorkloadRecord) {
+        let WorkloadRecord { id, definition, id_base, wanted_up, created, last_run } = record;
+        if self.records.replayed || self.workloads.contains_key(&id) {
+            return;
+        }
+        let name = definition.name.clone();
+        let Some(policy) = &self.policy else { return };
+        if self.names.contains_key(&name) {
+            self.say(format!("container {name} ({id}) is not taken over: its name is a service's"));
+            return;
+        }
+        let plan = match Plan::check(definition.launch.clone(), policy, Origin::Client) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                self.say(format!("container {name} ({id}) is not taken over: {refusal}"));
+                return;
+            }
+        };
+        let policy = definition.restart.policy;
+        let mut workload = Workload::new(id, definition, plan, id_base, created);
+        workload.durable = true;
+        workload.actual = Actual::Down { why: Why::Stopped };
+        workload.history.extend(last_run);
+        if wanted_up {
+            match policy {
+                RestartPolicy::Never => {
+                    let cause = Cause::Interrupted;
+                    workload.remember(Run { started: self.now, ended: self.now, cause: cause.clone() });
+                    workload.actual = Actual::Down { why: Why::Ended(cause) };
+                }
+                RestartPolicy::OnFailure(_) | RestartPolicy::Always | RestartPolicy::UnlessStopped => {
+                    workload.wanted = Wanted::Up;
+                }
+            }
+        } else if policy == RestartPolicy::Always {
+            workload.wanted = Wanted::Up;
+        }
+        self.names.insert(name, id);
+        self.workloads.insert(id, workload);
+        self.reconsider();
+    }
+
+    /// All records are back. What was to be removed on exit and lost its run with the power is removed now.
+    pub(crate) fn replay_end(&mut self) {
+        if std::mem::replace(&mut self.records.replayed, true) {
+            return;
+        }
+        let leftovers: Vec<WorkloadId> = self
+            .workloads
+            .values()
+            .filter(|workload| workload.definition.remove_on_exit && workload.wanted != Wanted::Up)
+            .map(Workload::id)
+            .collect();
+        for id in leftovers {
+            if let Some(workload) = self.workloads.get_mut(&id) {
+                workload.wanted = Wanted::Gone;
+            }
+            self.begin_removal(id);
+        }
+        let count = self.workloads.values().filter(|workload| !workload.built_in).count();
+        self.say(format!("{count} containers known from disk"));
+        self.actions.push(Action::Sweep);
+    }
+}

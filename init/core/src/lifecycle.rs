@@ -1,0 +1,405 @@
+//! A workload's way from down to up and back: launching, readiness, stopping, and what follows the end of a run.
+
+use byre_plan::WorkloadId;
+use byre_protocol::control::{Notice, RefusedCode, What};
+use byre_protocol::definition::{Kind, ReadyWhen, RestartPolicy, Role};
+use byre_protocol::status::{Cause, Run, Rung, StartFailure, Why};
+
+use crate::action::{Action, Attachment};
+use crate::core::Core;
+use crate::event::{ExitStatus, LaunchOutcome};
+use crate::pending::Await;
+use crate::workload::{Actual, Wanted, Workload};
+
+/// How long `cgroup.kill` may take before PID 1 says so on the console. Only a process in uninterruptible sleep takes longer.
+const KILL_PATIENCE_MS: u64 = 10_000;
+
+impl Core {
+    pub(crate) fn launch(&mut self, id: WorkloadId) {
+        let since = self.now;
+        let Some(workload) = self.workloads.get_mut(&id) else { return };
+        workload.run = workload.run.saturating_add(1);
+        workload.start_once_down = false;
+        let run = workload.run;
+        self.set_actual(id, Actual::Starting { since });
+        self.actions.push(Action::Launch { id, run });
+    }
+
+    pub(crate) fn launched(&mut self, id: WorkloadId, run: u64, outcome: LaunchOutcome) {
+        let Some(workload) = self.current_run(id, run) else { return };
+        let (since, stopping) = match &workload.actual {
+            Actual::Starting { since } => (*since, false),
+            Actual::Stopping { since, .. } => (*since, true),
+            Actual::Down { .. }
+            | Actual::Up { .. }
+            | Actual::Draining { .. }
+            | Actual::Backoff { .. }
+            | Actual::Removing => return,
+        };
+        match outcome {
+            LaunchOutcome::Failed(failure) => {
+                self.set_actual(id, Actual::Draining { since, cause: Cause::StartFailed(failure) });
+                self.actions.push(Action::KillAll { id, run });
+            }
+            LaunchOutcome::Running { .. } if stopping => self.actions.push(Action::KillAll { id, run }),
+            LaunchOutcome::Running { pid, .. } => {
+                let since = self.now;
+                let ready = self.workloads.get(&id).is_some_and(Workload::ready_when_started);
+                self.set_actual(id, Actual::Up { since, ready, pid });
+                self.met(Await::Running(id));
+                if !ready {
+                    self.begin_probe(id, pid);
+                }
+            }
+        }
+    }
+
+    /// The workload is ready: `READY=1`, or a probe passed.
+    pub(crate) fn ready(&mut self, id: WorkloadId, run: u64) {
+        let Some(workload) = self.current_run(id, run) else { return };
+        let kind = workload.definition.kind;
+        let name = workload.definition.name.clone();
+        if let Actual::Up { since, ready: false, pid } = workload.actual {
+            if kind == Kind::Service {
+                self.say(format!("service {name} is ready"));
+            }
+            self.set_actual(id, Actual::Up { since, ready: true, pid });
+            self.notify_role(Role::Probe, &Notice::ProbeEnd { id }, Attachment::None);
+        }
+    }
+
+    pub(crate) fn exited(&mut self, id: WorkloadId, run: u64, status: ExitStatus, oom_kills: u32) {
+        let Some(workload) = self.workloads.get_mut(&id).filter(|workload| workload.run == run) else { return };
+        let killed_for_memory = oom_kills > workload.oom_kills;
+        workload.oom_kills = oom_kills;
+        let cause = match status {
+            ExitStatus::Code(code) => Cause::Code(code),
+            ExitStatus::Signal(9) if killed_for_memory => Cause::OutOfMemory,
+            ExitStatus::Signal(signal) => Cause::Signal(signal),
+        };
+        let (since, cause) = match &workload.actual {
+            Actual::Up { since, .. } => (*since, cause),
+            Actual::Stopping { since, because, .. } => (*since, because.clone().unwrap_or(cause)),
+            Actual::Starting { since } => (*since, cause),
+            Actual::Down { .. } | Actual::Draining { .. } | Actual::Backoff { .. } | Actual::Removing => return,
+        };
+        if killed_for_memory {
+            self.tell(id, What::OutOfMemory);
+        }
+        self.set_actual(id, Actual::Draining { since, cause });
+        self.actions.push(Action::KillAll { id, run });
+    }
+
+    /// The last process of a run is gone: remember the run and decide what comes next.
+    pub(crate) fn emptied(&mut self, id: WorkloadId, run: u64) {
+        let Some(workload) = self.current_run(id, run) else { return };
+        let (started, cause) = match &workload.actual {
+            Actual::Draining { since, cause } => (*since, cause.clone()),
+            Actual::Stopping { since, because, .. } => (*since, because.clone().unwrap_or(Cause::Signal(9))),
+            Actual::Starting { since } | Actual::Up { since, .. } => (*since, Cause::Signal(9)),
+            Actual::Down { .. } | Actual::Backoff { .. } | Actual::Removing => return,
+        };
+        let ended = Run { started, ended: self.now, cause: cause.clone() };
+        self.say_end(id, &ended);
+        if let Some(workload) = self.workloads.get_mut(&id) {
+            workload.remember(ended.clone());
+            workload.probe_at_boot_ms = None;
+        }
+        self.tell(id, What::Ended(ended));
+        self.notify_role(Role::Probe, &Notice::ProbeEnd { id }, Attachment::None);
+        self.notify_role(Role::Log, &Notice::LogRunEnded { id }, Attachment::None);
+        self.settle(id, &cause, started.boot_ms);
+        self.met(Await::Down(id));
+    }
+
+    fn settle(&mut self, id: WorkloadId, cause: &Cause, started_boot_ms: u64) {
+        self.refuse_start(id, cause);
+        let now_ms = self.now.boot_ms;
+        let is_ending = self.ending.is_some();
+        let Some(workload) = self.workloads.get_mut(&id) else { return };
+        let next = if is_ending {
+            Actual::Down { why: Why::Shutdown }
+        } else if std::mem::take(&mut workload.start_once_down) {
+            workload.wanted = Wanted::Up;
+            workload.streak = 0;
+            Actual::Down { why: Why::Stopped }
+        } else {
+            match workload.wanted {
+                Wanted::Down | Wanted::Gone => Actual::Down { why: stopped_or_ended(cause) },
+                Wanted::Up => after_its_own_end(workload, cause, now_ms, started_boot_ms),
+            }
+        };
+        if workload.definition.remove_on_exit && workload.wanted == Wanted::Down && !is_ending {
+            workload.wanted = Wanted::Gone;
+        }
+        let wanted = workload.wanted;
+        self.set_actual(id, next);
+        if wanted == Wanted::Gone {
+            self.begin_removal(id);
+        } else {
+            self.record_put(id);
+        }
+    }
+
+    /// A start that a client waits for and that fails is not tried again; if its creation was part of the call, it is undone.
+    fn refuse_start(&mut self, id: WorkloadId, cause: &Cause) {
+        if !self.pending.waits_for(Await::Running(id)) {
+            return;
+        }
+        let Some(workload) = self.workloads.get_mut(&id) else { return };
+        let name = workload.definition.name.clone();
+        workload.wanted =
+            if workload.history.len() == 1 && workload.remove_if_start_fails { Wanted::Gone } else { Wanted::Down };
+        let text = match cause {
+            Cause::StartFailed(failure) => describe_failure(name.as_str(), failure),
+            Cause::Code(_)
+            | Cause::Signal(_)
+            | Cause::OutOfMemory
+            | Cause::NotReady
+            | Cause::Dependency(_)
+            | Cause::Interrupted => {
+                format!("{name} ended before its program ran; see its log")
+            }
+        };
+        for (caller, reply) in self.pending.failed(Await::Running(id), RefusedCode::StartFailed, &text) {
+            self.answer(caller, reply, Attachment::None);
+        }
+    }
+
+    /// Takes a workload down: its signal and a grace, or at once.
+    pub(crate) fn stop(&mut self, id: WorkloadId, because: Option<Cause>, grace_ms: u32) {
+        let now_ms = self.now.boot_ms;
+        let Some(workload) = self.workloads.get(&id) else { return };
+        let run = workload.run;
+        match &workload.actual {
+            Actual::Up { since, .. } if grace_ms > 0 => {
+                let (since, signal) = (*since, workload.definition.stop.signal);
+                let deadline_boot_ms = now_ms.saturating_add(u64::from(grace_ms));
+                self.set_actual(id, Actual::Stopping { since, rung: Rung::Signal, deadline_boot_ms, because });
+                self.actions.push(Action::Signal { id, signal });
+            }
+            Actual::Up { since, .. } | Actual::Starting { since } => self.kill(id, run, *since, because),
+            Actual::Stopping { since, because, deadline_boot_ms, rung: Rung::Signal } => {
+                // A second, shorter stop hastens the first.
+                let (since, because) = (*since, because.clone());
+                let deadline_boot_ms = now_ms.saturating_add(u64::from(grace_ms)).min(*deadline_boot_ms);
+                self.set_actual_quietly(id, Actual::Stopping { since, rung: Rung::Signal, deadline_boot_ms, because });
+            }
+            Actual::Backoff { .. } => self.set_actual(id, Actual::Down { why: Why::Stopped }),
+            Actual::Down { why: Why::Waiting(_) | Why::Created } => {
+                self.set_actual(id, Actual::Down { why: Why::Stopped })
+            }
+            Actual::Stopping { rung: Rung::Kill, .. }
+            | Actual::Draining { .. }
+            | Actual::Down { .. }
+            | Actual::Removing => {}
+        }
+    }
+
+    fn kill(&mut self, id: WorkloadId, run: u64, since: byre_protocol::status::Moment, because: Option<Cause>) {
+        let deadline_boot_ms = self.now.boot_ms.saturating_add(KILL_PATIENCE_MS);
+        self.set_actual(id, Actual::Stopping { since, rung: Rung::Kill, deadline_boot_ms, because });
+        self.actions.push(Action::KillAll { id, run });
+    }
+
+    /// Does what is due by the clock.
+    pub(crate) fn tick(&mut self) {
+        let now_ms = self.now.boot_ms;
+        let due: Vec<WorkloadId> = self
+            .workloads
+            .values()
+            .filter(|workload| workload.deadline_boot_ms().is_some_and(|deadline| deadline <= now_ms))
+            .map(Workload::id)
+            .collect();
+        for id in due {
+            self.workload_is_due(id);
+        }
+        self.probe_due();
+        self.kill_due_execs();
+    }
+
+    fn probe_due(&mut self) {
+        let now_ms = self.now.boot_ms;
+        let due: Vec<(WorkloadId, u32)> = self
+            .workloads
+            .values()
+            .filter(|workload| workload.probe_deadline_boot_ms().is_some_and(|at| at <= now_ms))
+            .filter_map(|workload| self.pid_if_up(workload.id).map(|pid| (workload.id, pid)))
+            .collect();
+        for (id, pid) in due {
+            self.begin_probe(id, pid);
+        }
+    }
+
+    fn workload_is_due(&mut self, id: WorkloadId) {
+        let Some(workload) = self.workloads.get(&id) else { return };
+        let (run, grace_ms) = (workload.run, workload.definition.stop.grace_ms);
+        let name = workload.definition.name.clone();
+        match workload.actual.clone() {
+            Actual::Up { ready: false, .. } | Actual::Starting { .. } => {
+                self.say(format!("{name} is not ready in time and is stopped"));
+                self.stop(id, Some(Cause::NotReady), grace_ms);
+            }
+            Actual::Stopping { since, rung: Rung::Signal, because, .. } => self.kill(id, run, since, because),
+            Actual::Stopping { since, rung: Rung::Kill, because, .. } => {
+                self.say(format!("{name} was killed and still has a process; it sleeps in the kernel"));
+                if self.ending.is_some() {
+                    self.set_actual(id, Actual::Down { why: Why::Shutdown });
+                } else {
+                    let rung = Rung::Kill;
+                    self.set_actual_quietly(id, Actual::Stopping { since, rung, deadline_boot_ms: u64::MAX, because });
+                }
+            }
+            Actual::Backoff { .. } => {
+                if let Some(workload) = self.workloads.get_mut(&id) {
+                    workload.restarts = workload.restarts.saturating_add(1);
+                }
+                self.launch_when_possible(id);
+            }
+            Actual::Up { ready: true, .. } | Actual::Down { .. } | Actual::Draining { .. } | Actual::Removing => {}
+        }
+    }
+
+    fn launch_when_possible(&mut self, id: WorkloadId) {
+        self.set_actual_quietly(id, Actual::Down { why: Why::Created });
+        self.reconsider();
+    }
+
+    fn begin_probe(&mut self, id: WorkloadId, pid: u32) {
+        let Some(workload) = self.workloads.get(&id) else { return };
+        match &workload.definition.readiness.when {
+            ReadyWhen::Started | ReadyWhen::Notify => {}
+            ReadyWhen::Exec { args, interval_ms } => {
+                let (args, interval_ms) = (args.clone(), *interval_ms);
+                self.begin_exec_probe(id, args, interval_ms);
+            }
+            ReadyWhen::Tcp { .. } | ReadyWhen::Http { .. } => {
+                let when = workload.definition.readiness.when.clone();
+                let notice = Notice::Probe { id, probe: workload.run, when, pid };
+                self.notify_role(Role::Probe, &notice, Attachment::Process(id));
+            }
+        }
+    }
+
+    /// A probe service has (re)started: tell it of all that wait for a probe.
+    pub(crate) fn offer_probes(&mut self, _channel: crate::event::ChannelId) {
+        let waiting: Vec<(WorkloadId, u32)> = self
+            .workloads
+            .values()
+            .filter(|workload| {
+                matches!(workload.definition.readiness.when, ReadyWhen::Tcp { .. } | ReadyWhen::Http { .. })
+            })
+            .filter_map(|workload| match workload.actual {
+                Actual::Up { ready: false, pid, .. } => Some((workload.id, pid)),
+                Actual::Up { ready: true, .. }
+                | Actual::Down { .. }
+                | Actual::Starting { .. }
+                | Actual::Stopping { .. }
+                | Actual::Draining { .. }
+                | Actual::Backoff { .. }
+                | Actual::Removing => None,
+            })
+            .collect();
+        for (id, pid) in waiting {
+            self.begin_probe(id, pid);
+        }
+    }
+
+    fn say_end(&mut self, id: WorkloadId, run: &Run) {
+        let Some(workload) = self.workloads.get(&id) else { return };
+        let name = workload.definition.name.clone();
+        match (workload.definition.kind, &run.cause) {
+            (Kind::Job, Cause::Code(0)) => {
+                let took_ms = run.ended.boot_ms.saturating_sub(run.started.boot_ms);
+                self.say(format!("job {name} is done in {took_ms} ms"));
+            }
+            (Kind::Container, _) => {}
+            (Kind::Job | Kind::Service, cause) => {
+                self.say(format!("{name} ended: {}", describe_cause(name.as_str(), cause)))
+            }
+        }
+    }
+
+    pub(crate) fn current_run(&self, id: WorkloadId, run: u64) -> Option<&Workload> {
+        self.workloads.get(&id).filter(|workload| workload.run == run)
+    }
+}
+
+fn stopped_or_ended(cause: &Cause) -> Why {
+    match cause {
+        Cause::StartFailed(_) => Why::Ended(cause.clone()),
+        Cause::Code(_)
+        | Cause::Signal(_)
+        | Cause::OutOfMemory
+        | Cause::NotReady
+        | Cause::Dependency(_)
+        | Cause::Interrupted => Why::Stopped,
+    }
+}
+
+/// What follows a run that nobody asked to end.
+fn after_its_own_end(workload: &mut Workload, cause: &Cause, now_ms: u64, started_boot_ms: u64) -> Actual {
+    let restart = workload.definition.restart;
+    let failed = *cause != Cause::Code(0);
+    let ran_ms = now_ms.saturating_sub(started_boot_ms);
+    let started_at_all = !matches!(cause, Cause::StartFailed(_));
+    workload.streak = if started_at_all && ran_ms >= u64::from(restart.reset_after_ms) {
+        1
+    } else {
+        workload.streak.saturating_add(1)
+    };
+    let again = match restart.policy {
+        RestartPolicy::Never => false,
+        RestartPolicy::OnFailure(0) => failed,
+        RestartPolicy::OnFailure(limit) => failed && workload.streak <= limit,
+        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+    };
+    if again {
+        let doublings = workload.streak.saturating_sub(1).min(20);
+        let delay_ms = u64::from(restart.initial_delay_ms)
+            .saturating_mul(1_u64.checked_shl(doublings).unwrap_or(u64::MAX))
+            .min(u64::from(restart.maximum_delay_ms));
+        return Actual::Backoff { until_boot_ms: now_ms.saturating_add(delay_ms), streak: workload.streak };
+    }
+    workload.wanted = Wanted::Down;
+    let gave_up = failed && matches!(restart.policy, RestartPolicy::OnFailure(_));
+    Actual::Down { why: if gave_up { Why::GaveUp(cause.clone()) } else { Why::Ended(cause.clone()) } }
+}
+
+/// A failed start in words.
+pub(crate) fn describe_failure(name: &str, failure: &StartFailure) -> String {
+    let error = match failure.errno {
+        0 => "failed".to_owned(),
+        1 => "operation not permitted (EPERM)".to_owned(),
+        2 => "no such file or directory (ENOENT)".to_owned(),
+        5 => "input/output error (EIO)".to_owned(),
+        8 => "not an executable format (ENOEXEC)".to_owned(),
+        12 => "out of memory (ENOMEM)".to_owned(),
+        13 => "permission denied (EACCES)".to_owned(),
+        16 => "busy (EBUSY)".to_owned(),
+        20 => "not a directory (ENOTDIR)".to_owned(),
+        21 => "is a directory (EISDIR)".to_owned(),
+        22 => "invalid argument (EINVAL)".to_owned(),
+        28 => "no space left on device (ENOSPC)".to_owned(),
+        40 => "too many symbolic links (ELOOP)".to_owned(),
+        other => format!("error {other}"),
+    };
+    if failure.subject.is_empty() {
+        format!("{name} was not started: step {}: {error}", failure.step)
+    } else {
+        format!("{name} was not started: step {} on {:?}: {error}", failure.step, failure.subject)
+    }
+}
+
+/// The cause of an end in words.
+pub(crate) fn describe_cause(name: &str, cause: &Cause) -> String {
+    match cause {
+        Cause::Code(code) => format!("exit code {code}"),
+        Cause::Signal(signal) => format!("signal {signal}"),
+        Cause::OutOfMemory => "out of memory".to_owned(),
+        Cause::StartFailed(failure) => describe_failure(name, failure),
+        Cause::NotReady => "not ready in time".to_owned(),
+        Cause::Dependency(other) => format!("{other} stopped"),
+        Cause::Interrupted => "the node stopped while it ran".to_owned(),
+    }
+}

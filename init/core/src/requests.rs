@@ -1,0 +1,395 @@
+//! What services ask for: the role decides whether, the tables and the policy decide how.
+
+use byre_plan::{Name, Origin, Plan, Process, WorkloadId};
+use byre_protocol::control::{Call, PAGE, Refused, RefusedCode, Reply, Request, Target, WORKLOADS};
+use byre_protocol::definition::{DEPENDENCIES, Definition, Kind, LABEL_BYTES, LABELS, Role};
+use byre_protocol::status::{Moment, Summary, Why};
+
+use crate::action::{Action, Attachment};
+use crate::core::Core;
+use crate::event::{CallContext, ChannelId};
+use crate::pending::{Await, Caller};
+use crate::workload::{Actual, Wanted, Workload};
+
+/// Bytes of summaries in one page: well below a message's 128 KiB.
+const PAGE_BYTES: usize = 96 * 1024;
+/// Bytes that a summary takes beside its labels.
+const SUMMARY_BYTES: usize = 512;
+/// SIGKILL.
+const KILL: u8 = 9;
+
+/// A refusal as a reply.
+pub(crate) fn refused(code: RefusedCode, text: &str) -> Refused {
+    Refused { code, text: text.to_owned() }
+}
+
+fn role_may(role: Role, request: &Request) -> bool {
+    match request {
+        Request::Create { .. }
+        | Request::Start { .. }
+        | Request::Stop { .. }
+        | Request::Restart { .. }
+        | Request::Kill { .. }
+        | Request::Remove { .. }
+        | Request::List { .. }
+        | Request::Inspect { .. }
+        | Request::Exec { .. }
+        | Request::KillExec { .. }
+        | Request::OpenInput { .. }
+        | Request::OpenKernelLog
+        | Request::Subscribe
+        | Request::Shutdown { .. } => role == Role::Api,
+        Request::Recorded { .. } | Request::RecordFailed { .. } | Request::Replay(_) | Request::ReplayEnd => {
+            role == Role::State
+        }
+        Request::Probed { .. } => role == Role::Probe,
+    }
+}
+
+impl Core {
+    pub(crate) fn called(&mut self, context: CallContext, call: Call) {
+        let caller = Caller { channel: context.channel, sequence: call.sequence };
+        let Some(role) = self.channels.get(&context.channel).map(|channel| channel.role) else { return };
+        if !role_may(role, &call.request) {
+            return self.refuse(caller, refused(RefusedCode::NotAllowed, "this channel's role may not ask that"));
+        }
+        match call.request {
+            Request::Create { definition, start } => self.create(caller, *definition, start, context.fresh),
+            Request::Start { target } => self.with_target(caller, &target, |core, id| core.start(caller, id)),
+            Request::Stop { target, grace_ms } => {
+                self.with_target(caller, &target, |core, id| core.stop_asked(caller, id, grace_ms));
+            }
+            Request::Restart { target, grace_ms } => {
+                self.with_target(caller, &target, |core, id| core.restart_asked(caller, id, grace_ms));
+            }
+            Request::Kill { target, signal } => {
+                self.with_target(caller, &target, |core, id| core.kill_asked(caller, id, signal));
+            }
+            Request::Remove { target, force } => {
+                self.with_target(caller, &target, |core, id| core.remove_asked(caller, id, force));
+            }
+            Request::List { after } => self.list(caller, after),
+            Request::Inspect { target } => self.with_target(caller, &target, |core, id| core.inspect(caller, id)),
+            Request::Exec { target, process } => {
+                self.with_target(caller, &target, |core, id| core.exec_asked(context, caller, id, *process));
+            }
+            Request::KillExec { exec, signal } => self.kill_exec(caller, exec, signal),
+            Request::OpenInput { target } => self.with_target(caller, &target, |core, id| core.open_input(caller, id)),
+            Request::OpenKernelLog => self.answer(caller, Reply::Descriptor, Attachment::KernelLog),
+            Request::Subscribe => self.subscribe(caller),
+            Request::Shutdown { action } => {
+                self.answer(caller, Reply::Done, Attachment::None);
+                self.shutdown_asked(action);
+            }
+            Request::Recorded { record } => self.recorded(record),
+            Request::RecordFailed { record, text } => self.record_failed(record, &text),
+            Request::Replay(record) => self.replay(*record),
+            Request::ReplayEnd => self.replay_end(),
+            Request::Probed { id, probe, passed } => {
+                if passed {
+                    self.ready(id, probe);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, caller: Caller, refused: Refused) {
+        self.answer(caller, Reply::Refused(refused), Attachment::None);
+    }
+
+    fn find(&self, target: &Target) -> Option<WorkloadId> {
+        match target {
+            Target::Id(id) => self.workloads.contains_key(id).then_some(*id),
+            Target::Name(name) => self.names.get(name).copied(),
+        }
+    }
+
+    fn with_target(&mut self, caller: Caller, target: &Target, act: impl FnOnce(&mut Self, WorkloadId)) {
+        match self.find(target) {
+            Some(id) if self.pending.is_full() => {
+                let text = format!("too many calls are under way to serve one for {id}; try again");
+                self.refuse(caller, refused(RefusedCode::Full, &text));
+            }
+            Some(id) => act(self, id),
+            None => {
+                let text = match target {
+                    Target::Id(id) => format!("no workload has the identity {id}"),
+                    Target::Name(name) => format!("no workload is named {name}"),
+                };
+                self.refuse(caller, refused(RefusedCode::NotFound, &text));
+            }
+        }
+    }
+
+    fn create(&mut self, caller: Caller, definition: Definition, start: bool, fresh: u64) {
+        match self.check_definition(&definition, fresh) {
+            Ok(plan) => {
+                let id = WorkloadId(fresh);
+                let id_base = self.assign_ids(&definition);
+                let name = definition.name.clone();
+                let mut workload = Workload::new(id, definition, plan, id_base, self.now);
+                workload.wanted = if start { Wanted::Up } else { Wanted::Down };
+                workload.remove_if_start_fails = start;
+                self.workloads.insert(id, workload);
+                self.names.insert(name, id);
+                self.tell(id, byre_protocol::control::What::Created);
+                let mut awaits = Vec::new();
+                awaits.extend(self.record_put(id).map(Await::Record));
+                if start {
+                    awaits.push(Await::Running(id));
+                    self.reconsider();
+                }
+                self.pending.add(caller, awaits, Reply::Created { id });
+            }
+            Err(refused) => self.refuse(caller, refused),
+        }
+    }
+
+    fn check_definition(&self, definition: &Definition, fresh: u64) -> Result<Plan, Refused> {
+        let invalid = |text: String| Err(Refused { code: RefusedCode::Invalid, text });
+        let name = &definition.name;
+        if self.ending.is_some() {
+            return Err(refused(RefusedCode::ShuttingDown, "the node is shutting down"));
+        }
+        let (Some(policy), true) = (&self.policy, self.records.replayed) else {
+            return Err(refused(RefusedCode::NotDurable, "the durable state is not loaded yet; try again"));
+        };
+        if self.names.contains_key(name) {
+            let text = format!("name {name} is taken; choose another or remove that container");
+            return Err(refused(RefusedCode::NameTaken, &text));
+        }
+        if self.workloads.len() >= WORKLOADS || self.records.is_full() || self.pending.is_full() {
+            let text = format!("the node has {} workloads, its most is {WORKLOADS}; remove some", self.workloads.len());
+            return Err(refused(RefusedCode::Full, &text));
+        }
+        if self.workloads.contains_key(&WorkloadId(fresh)) {
+            return Err(refused(RefusedCode::Full, "identity collision; try again"));
+        }
+        if definition.kind != Kind::Container {
+            return invalid(format!("{name}: only containers can be made; services come with the system"));
+        }
+        if !definition.grants.is_empty() {
+            return invalid(format!("{name}: a container can have no grants"));
+        }
+        if definition.needs.len() > DEPENDENCIES || definition.after.len() > DEPENDENCIES {
+            return invalid(format!("{name}: at most {DEPENDENCIES} dependencies"));
+        }
+        if let Some(missing) = definition.needs.iter().find(|needed| !self.names.contains_key(*needed)) {
+            return invalid(format!("{name} needs {missing}, which does not exist; make it first"));
+        }
+        if definition.labels.len() > LABELS
+            || definition.labels.iter().any(|(key, value)| key.len() > LABEL_BYTES || value.len() > LABEL_BYTES)
+        {
+            return invalid(format!("{name}: at most {LABELS} labels of {LABEL_BYTES} bytes each"));
+        }
+        if !(1..=64).contains(&definition.stop.signal) {
+            return invalid(format!("{name}: stop signal {} is not 1 to 64", definition.stop.signal));
+        }
+        if definition.shutdown_priority > 99 {
+            return invalid(format!("{name}: shutdown priority of a container is at most 99"));
+        }
+        Plan::check(definition.launch.clone(), policy, Origin::Client)
+            .or_else(|refusal| invalid(format!("{name}: {refusal}")))
+    }
+
+    /// The node's own services can be restarted and signalled, not stopped or removed.
+    fn refuse_for_service(&mut self, caller: Caller, id: WorkloadId, verb: &str) -> bool {
+        let Some(workload) = self.workloads.get(&id).filter(|workload| workload.built_in) else { return false };
+        let text =
+            format!("{} is part of the system and cannot be {verb}; it can be restarted", workload.definition.name);
+        self.refuse(caller, refused(RefusedCode::NotAllowed, &text));
+        true
+    }
+
+    fn start(&mut self, caller: Caller, id: WorkloadId) {
+        if self.refuse_for_service(caller, id, "started") {
+            return;
+        }
+        if self.ending.is_some() {
+            return self.refuse(caller, refused(RefusedCode::ShuttingDown, "the node is shutting down"));
+        }
+        let Some(workload) = self.workloads.get_mut(&id) else { return };
+        match (&workload.wanted, &workload.actual) {
+            (Wanted::Gone, _) | (_, Actual::Removing) => {
+                let text = format!("{} is being removed", workload.definition.name);
+                return self.refuse(caller, refused(RefusedCode::WrongState, &text));
+            }
+            (Wanted::Up, Actual::Up { .. }) => return self.answer(caller, Reply::Done, Attachment::None),
+            (_, Actual::Stopping { .. } | Actual::Draining { .. }) => workload.start_once_down = true,
+            (_, Actual::Backoff { .. }) => workload.actual = Actual::Down { why: Why::Created },
+            (_, Actual::Down { .. } | Actual::Starting { .. } | Actual::Up { .. }) => {}
+        }
+        workload.wanted = Wanted::Up;
+        workload.streak = 0;
+        let mut awaits = vec![Await::Running(id)];
+        awaits.extend(self.record_put(id).map(Await::Record));
+        self.pending.add(caller, awaits, Reply::Done);
+        self.reconsider();
+    }
+
+    fn stop_asked(&mut self, caller: Caller, id: WorkloadId, grace_ms: Option<u32>) {
+        if self.refuse_for_service(caller, id, "stopped") {
+            return;
+        }
+        let Some(workload) = self.workloads.get_mut(&id) else { return };
+        workload.start_once_down = false;
+        if workload.wanted == Wanted::Up {
+            workload.wanted = Wanted::Down;
+        }
+        let grace_ms = grace_ms.unwrap_or(workload.definition.stop.grace_ms);
+        let mut awaits = Vec::new();
+        if workload.has_processes() {
+            awaits.push(Await::Down(id));
+        }
+        self.stop(id, None, grace_ms);
+        awaits.extend(self.record_put(id).map(Await::Record));
+        self.pending.add(caller, awaits, Reply::Done);
+        self.give_up_waiting_for_start(id);
+    }
+
+    fn restart_asked(&mut self, caller: Caller, id: WorkloadId, grace_ms: Option<u32>) {
+        let Some(workload) = self.workloads.get_mut(&id) else { return };
+        if workload.wanted == Wanted::Gone || self.ending.is_some() {
+            return self
+                .refuse(caller, refused(RefusedCode::WrongState, "it is being removed, or the node is shutting down"));
+        }
+        workload.wanted = Wanted::Up;
+        workload.streak = 0;
+        let grace_ms = grace_ms.unwrap_or(workload.definition.stop.grace_ms);
+        if workload.has_processes() {
+            workload.start_once_down = true;
+            self.stop(id, None, grace_ms);
+        } else {
+            workload.actual = Actual::Down { why: Why::Created };
+            self.reconsider();
+        }
+        let mut awaits = vec![Await::Running(id)];
+        awaits.extend(self.record_put(id).map(Await::Record));
+        self.pending.add(caller, awaits, Reply::Done);
+    }
+
+    fn kill_asked(&mut self, caller: Caller, id: WorkloadId, signal: u8) {
+        let Some(workload) = self.workloads.get_mut(&id) else { return };
+        let name = workload.definition.name.clone();
+        if !(1..=64).contains(&signal) {
+            return self.refuse(caller, refused(RefusedCode::Invalid, &format!("signal {signal} is not 1 to 64")));
+        }
+        if !matches!(workload.actual, Actual::Up { .. } | Actual::Stopping { .. }) {
+            return self.refuse(caller, refused(RefusedCode::WrongState, &format!("{name} is not running")));
+        }
+        if signal == KILL {
+            if !workload.built_in && workload.wanted == Wanted::Up {
+                workload.wanted = Wanted::Down;
+            }
+            let run = workload.run;
+            self.actions.push(Action::KillAll { id, run });
+        } else {
+            self.actions.push(Action::Signal { id, signal });
+        }
+        self.answer(caller, Reply::Done, Attachment::None);
+    }
+
+    fn remove_asked(&mut self, caller: Caller, id: WorkloadId, force: bool) {
+        if self.refuse_for_service(caller, id, "removed") {
+            return;
+        }
+        let Some(workload) = self.workloads.get_mut(&id) else { return };
+        if workload.has_processes() && !force {
+            let text = format!("{} is running; stop it first, or remove it with force", workload.definition.name);
+            return self.refuse(caller, refused(RefusedCode::WrongState, &text));
+        }
+        workload.wanted = Wanted::Gone;
+        workload.start_once_down = false;
+        let already = matches!(workload.actual, Actual::Removing);
+        let running = workload.has_processes();
+        self.pending.add(caller, vec![Await::Gone(id)], Reply::Done);
+        self.give_up_waiting_for_start(id);
+        if running {
+            self.stop(id, None, 0);
+        } else if !already {
+            self.begin_removal(id);
+        }
+    }
+
+    fn give_up_waiting_for_start(&mut self, id: WorkloadId) {
+        let text = "it was stopped before its program ran";
+        for (caller, reply) in self.pending.failed(Await::Running(id), RefusedCode::WrongState, text) {
+            self.answer(caller, reply, Attachment::None);
+        }
+    }
+
+    fn list(&mut self, caller: Caller, after: Option<WorkloadId>) {
+        let behind = self
+            .workloads
+            .range((after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded), std::ops::Bound::Unbounded));
+        let mut page: Vec<Summary> = Vec::new();
+        let mut bytes = 0_usize;
+        let mut more = false;
+        for (_, workload) in behind {
+            let size = workload
+                .definition
+                .labels
+                .iter()
+                .fold(SUMMARY_BYTES, |sum, (key, value)| sum.saturating_add(key.len()).saturating_add(value.len()));
+            if page.len() >= PAGE || (bytes.saturating_add(size) > PAGE_BYTES && !page.is_empty()) {
+                more = true;
+                break;
+            }
+            bytes = bytes.saturating_add(size);
+            page.push(workload.summary());
+        }
+        self.answer(caller, Reply::Page { workloads: page, more }, Attachment::None);
+    }
+
+    fn inspect(&mut self, caller: Caller, id: WorkloadId) {
+        let Some(detail) = self.workloads.get(&id).map(Workload::detail) else { return };
+        self.answer(caller, Reply::Inspected(Box::new(detail)), Attachment::None);
+    }
+
+    fn exec_asked(&mut self, context: CallContext, caller: Caller, id: WorkloadId, process: Process) {
+        if self.refuse_for_service(caller, id, "entered") {
+            return;
+        }
+        if self.pid_if_up(id).is_none() {
+            let text = format!("{} is not running; start it first", self.name_of(id));
+            return self.refuse(caller, refused(RefusedCode::WrongState, &text));
+        }
+        self.begin_exec(context, caller, id, process);
+    }
+
+    fn open_input(&mut self, caller: Caller, id: WorkloadId) {
+        let Some(workload) = self.workloads.get(&id) else { return };
+        let terminal = workload.definition.launch.process.terminal.is_some();
+        if !terminal && !workload.definition.open_stdin {
+            let text = format!("{} was made without open standard input (-i)", workload.definition.name);
+            return self.refuse(caller, refused(RefusedCode::WrongState, &text));
+        }
+        if terminal && self.pid_if_up(id).is_none() {
+            let text = format!("{} is not running; start it first", workload.definition.name);
+            return self.refuse(caller, refused(RefusedCode::WrongState, &text));
+        }
+        self.answer(caller, Reply::Input { terminal }, Attachment::Input(id));
+    }
+
+    fn subscribe(&mut self, caller: Caller) {
+        if let Some(channel) = self.channels.get_mut(&caller.channel) {
+            channel.subscribed = true;
+        }
+        self.answer(caller, Reply::Done, Attachment::None);
+    }
+
+    fn name_of(&self, id: WorkloadId) -> String {
+        self.workloads.get(&id).map(|workload| Name::to_string(&workload.definition.name)).unwrap_or_default()
+    }
+
+    /// The moment of the present step.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// Channels of a role, for the supervisor's own messages.
+    pub fn channels_of(&self, role: Role) -> impl Iterator<Item = ChannelId> + '_ {
+        self.channels.iter().filter(move |(_, channel)| channel.role == role).map(|(id, _)| *id)
+    }
+}

@@ -1,0 +1,248 @@
+//! One workload: what is wanted of it, what is true of it, and what is remembered of it.
+
+use std::collections::VecDeque;
+
+use byre_plan::{Plan, WorkloadId};
+use byre_protocol::control::WorkloadRecord;
+use byre_protocol::definition::{Definition, Kind, ReadyWhen};
+use byre_protocol::status::{Cause, Detail, HISTORY, Moment, Run, Rung, State, Summary, Why};
+
+/// What is wanted of a workload, apart from what is true of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// It should run.
+    Up,
+    /// It should not.
+    Down,
+    /// It should be forgotten once it is down.
+    Gone,
+}
+
+/// What is true of a workload. The protocol's [`State`] is a view of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Actual {
+    Down { why: Why },
+    Starting { since: Moment },
+    Up { since: Moment, ready: bool, pid: u32 },
+    Stopping { since: Moment, rung: Rung, deadline_boot_ms: u64, because: Option<Cause> },
+    Draining { since: Moment, cause: Cause },
+    Backoff { until_boot_ms: u64, streak: u32 },
+    Removing,
+}
+
+/// A workload.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    pub(crate) id: WorkloadId,
+    pub(crate) definition: Definition,
+    pub(crate) plan: Plan,
+    pub(crate) id_base: Option<u32>,
+    pub(crate) built_in: bool,
+    pub(crate) wanted: Wanted,
+    pub(crate) actual: Actual,
+    pub(crate) run: u64,
+    pub(crate) created: Moment,
+    pub(crate) restarts: u32,
+    pub(crate) streak: u32,
+    pub(crate) start_once_down: bool,
+    pub(crate) history: VecDeque<Run>,
+    pub(crate) oom_kills: u32,
+    pub(crate) probe_at_boot_ms: Option<u64>,
+    pub(crate) remove_if_start_fails: bool,
+    pub(crate) durable: bool,
+}
+
+impl Workload {
+    pub(crate) fn new(
+        id: WorkloadId,
+        definition: Definition,
+        plan: Plan,
+        id_base: Option<u32>,
+        created: Moment,
+    ) -> Self {
+        Self {
+            id,
+            definition,
+            plan,
+            id_base,
+            built_in: false,
+            wanted: Wanted::Down,
+            actual: Actual::Down { why: Why::Created },
+            run: 0,
+            created,
+            restarts: 0,
+            streak: 0,
+            start_once_down: false,
+            history: VecDeque::new(),
+            oom_kills: 0,
+            probe_at_boot_ms: None,
+            remove_if_start_fails: false,
+            durable: false,
+        }
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub fn id(&self) -> WorkloadId {
+        self.id
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// How it is started.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// First of its host ids, if it has a user namespace of its own.
+    #[must_use]
+    pub fn id_base(&self) -> Option<u32> {
+        self.id_base
+    }
+
+    /// Whether it came from the verified root.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        self.built_in
+    }
+
+    /// Its outer cgroup below /sys/fs/cgroup.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        if self.built_in { format!("services/{}", self.definition.name) } else { format!("workloads/{}", self.id) }
+    }
+
+    /// Processes killed for want of memory in earlier runs.
+    #[must_use]
+    pub fn oom_kills_before_run(&self) -> u32 {
+        self.oom_kills
+    }
+
+    /// Whether others that need it may start. A job is ready once it has ended well.
+    pub(crate) fn is_ready(&self) -> bool {
+        match (&self.actual, self.definition.kind) {
+            (Actual::Up { ready, .. }, Kind::Service | Kind::Container) => *ready,
+            (Actual::Down { why: Why::Ended(Cause::Code(0)) }, Kind::Job) => true,
+            (
+                Actual::Up { .. }
+                | Actual::Down { .. }
+                | Actual::Starting { .. }
+                | Actual::Stopping { .. }
+                | Actual::Draining { .. }
+                | Actual::Backoff { .. }
+                | Actual::Removing,
+                _,
+            ) => false,
+        }
+    }
+
+    /// Whether it has failed for good, so that those that come after it need not wait.
+    pub(crate) fn has_given_up(&self) -> bool {
+        match &self.actual {
+            Actual::Down { why: Why::Ended(_) | Why::GaveUp(_) | Why::Stopped } | Actual::Removing => true,
+            Actual::Backoff { .. } => true,
+            Actual::Down { why: Why::Created | Why::Waiting(_) | Why::Shutdown }
+            | Actual::Starting { .. }
+            | Actual::Up { .. }
+            | Actual::Stopping { .. }
+            | Actual::Draining { .. } => false,
+        }
+    }
+
+    /// Whether a process of it may exist.
+    pub(crate) fn has_processes(&self) -> bool {
+        match &self.actual {
+            Actual::Starting { .. } | Actual::Up { .. } | Actual::Stopping { .. } | Actual::Draining { .. } => true,
+            Actual::Down { .. } | Actual::Backoff { .. } | Actual::Removing => false,
+        }
+    }
+
+    /// Whether readiness is the start of its program.
+    pub(crate) fn ready_when_started(&self) -> bool {
+        matches!(self.definition.readiness.when, ReadyWhen::Started) && self.definition.kind != Kind::Job
+    }
+
+    /// When something has to be done about it by the clock alone.
+    pub(crate) fn deadline_boot_ms(&self) -> Option<u64> {
+        match &self.actual {
+            Actual::Up { since, ready: false, .. } | Actual::Starting { since } => {
+                match self.definition.readiness.timeout_ms {
+                    0 => None,
+                    timeout_ms => Some(since.boot_ms.saturating_add(u64::from(timeout_ms))),
+                }
+            }
+            Actual::Stopping { deadline_boot_ms, .. } => Some(*deadline_boot_ms),
+            Actual::Backoff { until_boot_ms, .. } => Some(*until_boot_ms),
+            Actual::Up { ready: true, .. } | Actual::Down { .. } | Actual::Draining { .. } | Actual::Removing => None,
+        }
+    }
+
+    /// When its readiness is to be probed again.
+    pub(crate) fn probe_deadline_boot_ms(&self) -> Option<u64> {
+        self.probe_at_boot_ms.filter(|_| matches!(self.actual, Actual::Up { ready: false, .. }))
+    }
+
+    pub(crate) fn remember(&mut self, run: Run) {
+        if self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(run);
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match &self.actual {
+            Actual::Down { why } => State::Down { why: why.clone() },
+            Actual::Starting { since } => State::Starting { since: *since },
+            Actual::Up { since, ready, pid } => State::Up { since: *since, ready: *ready, pid: *pid },
+            Actual::Stopping { rung, deadline_boot_ms, .. } => {
+                State::Stopping { rung: *rung, deadline_boot_ms: *deadline_boot_ms }
+            }
+            Actual::Draining { cause, .. } => State::Draining { cause: cause.clone() },
+            Actual::Backoff { until_boot_ms, streak } => {
+                State::Backoff { until_boot_ms: *until_boot_ms, streak: *streak }
+            }
+            Actual::Removing => State::Down { why: Why::Stopped },
+        }
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            id: self.id,
+            name: self.definition.name.clone(),
+            kind: self.definition.kind,
+            state: self.state(),
+            wanted_up: self.wanted == Wanted::Up,
+            created: self.created,
+            restarts: self.restarts,
+            last_run: self.history.back().cloned(),
+            labels: self.definition.labels.clone(),
+        }
+    }
+
+    pub(crate) fn detail(&self) -> Detail {
+        Detail {
+            summary: self.summary(),
+            definition: self.definition.clone(),
+            id_base: self.id_base,
+            history: self.history.iter().cloned().collect(),
+            cgroup: self.cgroup(),
+            oom_kills: self.oom_kills,
+        }
+    }
+
+    pub(crate) fn record(&self) -> WorkloadRecord {
+        WorkloadRecord {
+            id: self.id,
+            definition: self.definition.clone(),
+            id_base: self.id_base,
+            wanted_up: self.wanted == Wanted::Up,
+            created: self.created,
+            last_run: self.history.back().cloned(),
+        }
+    }
+}
