@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Ps(PsArgs),
     /// Show everything about workloads, as JSON
     Inspect(Names),
+    /// Tell why workloads are in the state they are in, and how their last runs ended
+    Why(Names),
     /// Show output, stored and live
     Logs(LogsArgs),
     /// Run a further program inside a running container

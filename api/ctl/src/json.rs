@@ -39,7 +39,7 @@ pub(crate) fn exit(exit: Option<&Exit>) -> Value {
     })
 }
 
-fn run(run: &Run) -> Value {
+pub(crate) fn run(run: &Run) -> Value {
     json!({"started": at(run.started.as_ref()), "ended": at(run.ended.as_ref()), "exit": exit(run.exit.as_ref())})
 }
 

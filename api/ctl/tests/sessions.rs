@@ -214,6 +214,15 @@ fn lists_are_tables_or_json_and_never_drive_the_terminal() {
 }
 
 #[test]
+fn why_tells_the_state_the_reason_and_the_runs() {
+    let peer = Peer::start();
+    let told = String::from_utf8(peer.byrectl(&["why", "web"]).output().unwrap().stdout).unwrap();
+    let expected = "web: Up \\u{1b}[31m2 minutes\n  why: its last run used too much memory\n  \
+                    run: 1970-01-01T00:00:00Z, 1 minute, exit code 137, out of memory\n";
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn one_that_fails_does_not_keep_the_others() {
     let done = Peer::start().byrectl(&["start", "a", "gone", "b"]).output().unwrap();
     assert_eq!(done.stdout, b"a\nb\n");
@@ -268,6 +277,8 @@ fn copies_go_both_ways_and_a_hostile_one_nowhere() {
     assert_eq!(hostile.status.code(), Some(1));
     assert!(String::from_utf8(hostile.stderr).unwrap().contains("leads out"));
     assert_eq!(names(peer.directory.path()), before);
+    let refused = run(&["cp", "here", "web:/new/"]);
+    assert_eq!(refused.stderr, b"byrectl: /new/ is not there: check the path\n");
     assert_eq!(run(&["cp", "web:/nothing", "."]).status.code(), Some(1));
 
     assert_eq!(run(&["cp", "here", "web:/directory"]).status.code(), Some(0));

@@ -1,7 +1,7 @@
 //! Stopping, removing, listing and inspecting what is on the node.
 
 use byre_api::proto::{
-    InspectRequest, KillRequest, ListRequest, RemoveRequest, RestartRequest, StopRequest, WaitRequest, Workload,
+    InspectRequest, KillRequest, ListRequest, RemoveRequest, RestartRequest, Run, StopRequest, WaitRequest, Workload,
     WorkloadKind,
 };
 use serde_json::{Value, json};
@@ -83,6 +83,40 @@ pub(super) async fn inspect(node: &Node, output: &Output, args: &Names) -> Resul
     .await;
     output.document(&Value::Array(found))?;
     result
+}
+
+pub(super) async fn why(node: &Node, output: &Output, args: &Names) -> Result<(), Failure> {
+    each(&args.names, async |name| {
+        let answer = node.workloads().inspect(InspectRequest { workload: name.into() }).await?.into_inner();
+        let workload = answer.workload.unwrap_or_default();
+        if output.json() {
+            let history: Vec<Value> = answer.history.iter().map(json::run).collect();
+            return output.json_line(&json!({
+                "name": workload.name, "state": filter::state(&workload), "why": workload.why, "history": history,
+            }));
+        }
+        output.line(&format!("{}: {}", printable(&workload.name), printable(&workload.status)))?;
+        if !workload.why.is_empty() {
+            output.line(&format!("  why: {}", printable(&workload.why)))?;
+        }
+        answer.history.iter().try_for_each(|run| output.line(&format!("  run: {}", describe(run))))
+    })
+    .await
+}
+
+/// When a run began, how long it took and how it ended.
+fn describe(run: &Run) -> String {
+    let mut parts = vec![text::rfc3339(run.started.as_ref())];
+    let moment = |at: &Option<prost_types::Timestamp>| at.as_ref().and_then(text::moment);
+    if let (Some(started), Some(ended)) = (moment(&run.started), moment(&run.ended)) {
+        parts.push(text::span((ended - started).whole_seconds()));
+    }
+    if let Some(exit) = &run.exit {
+        parts.push(format!("exit code {}", exit.code));
+        parts.extend(exit.out_of_memory.then(|| "out of memory".to_owned()));
+        parts.extend((!exit.reason.is_empty()).then(|| printable(&exit.reason)));
+    }
+    parts.join(", ")
 }
 
 pub(super) async fn list(node: &Node, output: &Output, args: &PsArgs) -> Result<(), Failure> {

@@ -177,26 +177,21 @@ async fn start_out(node: &Node, workload: String, path: String) -> Result<Incomi
 /// What `path` is, by the first header of its tar stream.
 async fn kind_there(node: &Node, workload: &str, path: &str) -> Result<Kind, Failure> {
     let request = CopyOutRequest { workload: workload.into(), path: path.into() };
-    let mut stream = match node.workloads().copy_out(request).await {
-        Ok(stream) => stream.into_inner(),
-        Err(status) => return nothing(workload, status),
-    };
+    let mut stream = node.workloads().copy_out(request).await?.into_inner();
     let mut head = Vec::with_capacity(CHUNK_BYTES);
+    let mut kind = Kind::Nothing;
     // Long names stand before the header that says what it is; a path is at most 4 KiB.
-    while head.len() < 16 << 10 {
-        match stream.message().await {
-            Ok(Some(piece)) => head.extend_from_slice(&piece.tar),
-            Ok(None) => break,
-            Err(status) => return nothing(workload, status),
-        }
+    while kind == Kind::Nothing && head.len() < 16 << 10 {
+        let Some(piece) = stream.message().await? else { break };
+        head.extend_from_slice(&piece.tar);
+        kind = first_kind(&head);
     }
-    Ok(first_kind(&head))
+    Ok(kind)
 }
 
-/// A path that is not there is an answer; a workload that is not there is a refusal. Both are NOT_FOUND, so the message decides.
-fn nothing(workload: &str, status: Status) -> Result<Kind, Failure> {
-    let about_the_workload = status.message().contains(&format!("workload {workload}"));
-    if status.code() == Code::NotFound && !about_the_workload { Ok(Kind::Nothing) } else { Err(status.into()) }
+/// Whether a refusal can mean that there is no such path. It can also mean that there is no such container; the copy itself then says so.
+fn not_there(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition))
 }
 
 fn first_kind(head: &[u8]) -> Kind {
@@ -224,15 +219,20 @@ async fn copy_in(node: &Node, from: &Path, workload: String, to: &str) -> Result
     let shown = from.display().to_string();
     let metadata = from.symlink_metadata().map_err(|error| Failure::io(&format!("cannot read {shown}"), &error))?;
     let contents = from.as_os_str().as_encoded_bytes().ends_with(b"/.");
-    let kind = match kind_there(node, &workload, to).await? {
+    let (kind, refusal) = match kind_there(node, &workload, to).await {
         // A link to a directory is that directory; any other link is replaced.
-        Kind::Link => match kind_there(node, &workload, &format!("{to}/.")).await {
-            Ok(Kind::Directory) => Kind::Directory,
-            Ok(_) | Err(_) => Kind::Link,
+        Ok(Kind::Link) => match kind_there(node, &workload, &format!("{to}/.")).await {
+            Ok(Kind::Directory) => (Kind::Directory, None),
+            Ok(Kind::Nothing | Kind::Link | Kind::File) | Err(_) => (Kind::Link, None),
         },
-        kind @ (Kind::Nothing | Kind::Directory | Kind::File) => kind,
+        Ok(kind @ (Kind::Nothing | Kind::Directory | Kind::File)) => (kind, None),
+        Err(refusal) if not_there(&refusal) => (Kind::Nothing, Some(refusal)),
+        Err(failure) => return Err(failure),
     };
-    let (directory, name) = place_there(from, to, kind, metadata.is_dir(), contents)?;
+    let (directory, name) = match (place_there(from, to, kind, metadata.is_dir(), contents), refusal) {
+        (Err(_), Some(refusal)) => return Err(refusal),
+        (placed, _) => placed?,
+    };
     let (sender, bytes) = mpsc::channel(QUEUE);
     let (complete, completed) = oneshot::channel();
     let path = from.to_owned();

@@ -32,6 +32,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Wait(args) => containers::wait(&node().await?, &output, &args).await,
         Command::Ps(args) => containers::list(&node().await?, &output, &args).await,
         Command::Inspect(args) => containers::inspect(&node().await?, &output, &args).await,
+        Command::Why(args) => containers::why(&node().await?, &output, &args).await,
         Command::Logs(args) => output::logs(&node().await?, &output, &args).await,
         Command::Exec(args) => run::exec(&node().await?, &args).await,
         Command::Attach(args) => run::attach(&node().await?, &args).await,

@@ -196,6 +196,7 @@ fn workload() -> Workload {
         name: "web".into(),
         kind: WorkloadKind::Container.into(),
         phase: WorkloadPhase::Up.into(),
+        why: "its last run used too much memory".into(),
         status: "Up \u{1b}[31m2 minutes".into(),
         image: "nginx".into(),
         command: "nginx -g daemon off;".into(),
@@ -253,7 +254,10 @@ impl Workloads for Fake {
     async fn inspect(&self, request: Request<InspectRequest>) -> Answer<InspectResponse> {
         let name = request.into_inner().workload;
         let spec = ContainerSpec { open_stdin: true, terminal: name == "id-shell", ..ContainerSpec::default() };
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let exit = Some(Exit { code: 137, signal: 9, out_of_memory: true, reason: String::new() });
         Ok(Response::new(InspectResponse {
+            history: vec![Run { started: at(0), ended: at(60), exit }],
             workload: Some(workload()),
             spec: Some(spec),
             ..InspectResponse::default()
@@ -334,7 +338,7 @@ impl Workloads for Fake {
             "/file" => tar_of(tar::EntryType::Regular, "file", b"data"),
             "/directory" => tar_of(tar::EntryType::Directory, "directory/", b""),
             "/hostile" => tar_of(tar::EntryType::Regular, "../../hostile", b"data"),
-            path => return Err(Status::not_found(format!("{path} is not there: check the path"))),
+            path => return Err(Status::failed_precondition(format!("{path} is not there: check the path"))),
         };
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
