@@ -8,8 +8,8 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// Shortest join token in bytes: 128 bits written as hexadecimal digits. A shorter one could be guessed from one recorded proof.
-pub const TOKEN_BYTES_MIN: usize = 32;
+/// Shortest join token in bytes, as the configuration has it: 64 bits as hexadecimal digits. A shorter one could be guessed from one recorded proof.
+pub const TOKEN_BYTES_MIN: usize = 16;
 
 const NODE: &[u8] = b"byre-join-node";
 const CERTIFICATE: &[u8] = b"byre-join-certificate";

@@ -1,0 +1,222 @@
+//! The Node service: versions, measured facts, the kernel's log, and the end of the machine.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use byre_api::proto;
+use byre_api::proto::node_server::Node;
+use byre_protocol::control::{Request as Ask, ShutdownAction};
+use futures::Stream;
+use futures::stream::try_unfold;
+use rustix::io::Errno;
+use tonic::{Request, Response, Status};
+
+use crate::audit::Change;
+use crate::backend::SharedBackend;
+use crate::control::ControlError;
+use crate::convert;
+use crate::descriptor::Descriptor;
+use crate::gate::Peer;
+
+/// Longest record of /dev/kmsg, as the kernel has it (CONSOLE_EXT_LOG_MAX).
+const RECORD_BYTES: usize = 8192;
+
+const SHUTDOWN: Change = Change { method: "Node/Shutdown", frees_space: true };
+
+/// Versions of the system.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeVersion {
+    /// Version of the system.
+    pub os_version: String,
+    /// Rises with every installation on this machine.
+    pub install_number: u64,
+    /// The running slot.
+    pub slot: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Hash of the running root.
+    pub root_hash: String,
+}
+
+/// Something that is as it should be on a node, or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeCondition {
+    /// Name, such as `verity`.
+    pub name: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// For people.
+    pub detail: String,
+}
+
+/// What is known of the machine now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Everything, as JSON.
+    pub facts_json: String,
+    /// Host name.
+    pub hostname: String,
+    /// Machine identity.
+    pub machine_id: String,
+    /// Memory of the machine.
+    pub memory_bytes: u64,
+    /// Processors that are on.
+    pub processors: u32,
+    /// What containers may have of it.
+    pub memory_allocatable_bytes: u64,
+    /// In thousandths of a processor.
+    pub cpu_allocatable_millis: u64,
+    /// When the machine was booted, in milliseconds since 1970.
+    pub booted_wall_ms: u64,
+    /// Its conditions.
+    pub conditions: Vec<NodeCondition>,
+}
+
+/// Where facts come from. Both are called on a thread of their own, since measuring reads many files.
+pub trait FactsSource: Send + Sync + 'static {
+    /// Measures.
+    fn facts(&self) -> NodeFacts;
+    /// Versions; cheap.
+    fn version(&self) -> NodeVersion;
+}
+
+/// The service.
+pub(crate) struct NodeService {
+    /// What it shares with the others.
+    pub backend: SharedBackend,
+    /// Where facts come from.
+    pub facts: Arc<dyn FactsSource>,
+}
+
+fn version(version: NodeVersion) -> proto::VersionResponse {
+    proto::VersionResponse {
+        os_version: version.os_version,
+        install_number: version.install_number,
+        slot: version.slot,
+        kernel: version.kernel,
+        api: "byre.node.v1".into(),
+        root_hash: version.root_hash,
+    }
+}
+
+async fn measured<T: Send + 'static>(measure: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let measured = tokio::task::spawn_blocking(measure).await;
+    measured.map_err(|error| Status::unavailable(format!("facts cannot be measured: {error}; try again")))
+}
+
+type Records = Pin<Box<dyn Stream<Item = Result<proto::KernelLogResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    type KernelLogStream = Records;
+
+    async fn version(
+        &self,
+        _request: Request<proto::VersionRequest>,
+    ) -> Result<Response<proto::VersionResponse>, Status> {
+        Ok(Response::new(version(self.facts.version())))
+    }
+
+    async fn get_node(
+        &self,
+        _request: Request<proto::GetNodeRequest>,
+    ) -> Result<Response<proto::GetNodeResponse>, Status> {
+        let source = Arc::clone(&self.facts);
+        let facts = measured(move || source.facts()).await?;
+        let conditions = facts.conditions.into_iter();
+        Ok(Response::new(proto::GetNodeResponse {
+            facts_json: facts.facts_json,
+            hostname: facts.hostname,
+            machine_id: facts.machine_id,
+            version: Some(version(self.facts.version())),
+            memory_bytes: facts.memory_bytes,
+            processors: facts.processors,
+            memory_allocatable_bytes: facts.memory_allocatable_bytes,
+            cpu_allocatable_millis: facts.cpu_allocatable_millis,
+            booted: Some(convert::timestamp(facts.booted_wall_ms)),
+            conditions: conditions
+                .map(|condition| proto::Condition { name: condition.name, ok: condition.ok, detail: condition.detail })
+                .collect(),
+        }))
+    }
+
+    async fn kernel_log(
+        &self,
+        request: Request<proto::KernelLogRequest>,
+    ) -> Result<Response<Self::KernelLogStream>, Status> {
+        let follow = request.get_ref().follow;
+        let mut answer = self.backend.control.call(Ask::OpenKernelLog).await?;
+        let descriptor = answer.descriptors.pop().ok_or(ControlError::Unexpected)?;
+        let log = Descriptor::new(descriptor)
+            .map_err(|error| Status::internal(format!("the kernel's log cannot be read: {error}")))?;
+        let buffer = vec![0; RECORD_BYTES];
+        Ok(Response::new(Box::pin(try_unfold((log, buffer), move |(log, mut buffer)| async move {
+            loop {
+                let read = if follow { log.read(&mut buffer).await } else { log.try_read(&mut buffer) };
+                match read {
+                    Ok(0) => return Ok(None),
+                    Ok(length) => {
+                        if let Some(record) = parse_record(&buffer[..length]) {
+                            return Ok(Some((record, (log, buffer))));
+                        }
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+                    // The kernel has overwritten what we had not read yet; the next record says by its number how much.
+                    Err(error) if Errno::from_io_error(&error) == Some(Errno::PIPE) => {}
+                    Err(error) => return Err(Status::unavailable(format!("the kernel's log: {error}; ask again"))),
+                }
+            }
+        }))))
+    }
+
+    async fn shutdown(
+        &self,
+        request: Request<proto::ShutdownRequest>,
+    ) -> Result<Response<proto::ShutdownResponse>, Status> {
+        let peer = Peer::of(request.extensions())?;
+        let (action, text) = if request.get_ref().reboot {
+            (ShutdownAction::Reboot, "reboot")
+        } else {
+            (ShutdownAction::PowerOff, "power off")
+        };
+        let entry = self.backend.audit.asked(&peer, SHUTDOWN, text)?;
+        let result = self.backend.control.call(Ask::Shutdown { action }).await.map_err(Status::from);
+        entry.done(result).await?;
+        Ok(Response::new(proto::ShutdownResponse {}))
+    }
+}
+
+/// One record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg): `priority,sequence,microseconds,flags;text`, then lines that begin with a space.
+fn parse_record(record: &[u8]) -> Option<proto::KernelLogResponse> {
+    let record = String::from_utf8_lossy(record);
+    let (head, text) = record.split_once(';')?;
+    let mut fields = head.split(',');
+    let syslog: u32 = fields.next()?.parse().ok()?;
+    let sequence = fields.next()?.parse().ok()?;
+    let micros: u64 = fields.next()?.parse().ok()?;
+    let since_boot = prost_types::Duration::try_from(Duration::from_micros(micros)).ok();
+    let text = text.lines().next().unwrap_or_default().to_owned();
+    // The low three bits are the priority, the others the facility.
+    Some(proto::KernelLogResponse { priority: syslog & 7, sequence, since_boot, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_kernel_record_is_read_without_its_dictionary() {
+        let record = parse_record(b"30,1055,123456,-;sda: found\n SUBSYSTEM=block\n DEVICE=b8:0\n").unwrap();
+        assert_eq!((record.priority, record.sequence, record.text.as_str()), (6, 1055, "sda: found"));
+        assert_eq!(record.since_boot.unwrap().nanos, 123_456_000);
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_record(&bytes);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The whole server over real sockets: joining, roles, records. PID 1's side of the protocol is played by a peer that makes nothing and refuses
+//! everything, so that what passes the gate is seen to get there.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use byre_api::client::{AdoptError, ConnectError, Endpoint, TcpEndpoint, adopt, connect};
+use byre_api::pki::{Authority, ClientIdentity};
+use byre_api::proto;
+use byre_api::proto::identity_client::IdentityClient;
+use byre_api::proto::images_client::ImagesClient;
+use byre_api::proto::node_client::NodeClient;
+use byre_api::proto::workloads_client::WorkloadsClient;
+use byre_api::role::Role;
+use byre_api_server::{ApiConfig, FactsSource, NodeFacts, NodeVersion, Options, serve};
+use byre_protocol::control::{Call, FromInit, Refused, RefusedCode, Reply, Request};
+use byre_protocol::frame::{self, MESSAGE_BYTES};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+struct Facts;
+
+impl FactsSource for Facts {
+    fn facts(&self) -> NodeFacts {
+        NodeFacts { hostname: "node-1".into(), processors: 2, ..NodeFacts::default() }
+    }
+    fn version(&self) -> NodeVersion {
+        NodeVersion { os_version: "1.2.3".into(), ..NodeVersion::default() }
+    }
+}
+
+/// Answers on PID 1's end until the other one is closed.
+fn refusing_init(socket: &OwnedFd) {
+    let mut buffer = vec![0; MESSAGE_BYTES];
+    while let Ok((length, _)) = frame::receive(socket.as_fd(), &mut buffer, RecvFlags::empty()) {
+        let call: Call = frame::decode(&buffer[..length]).unwrap();
+        let reply = if call.request == Request::Subscribe {
+            Reply::Done
+        } else if matches!(call.request, Request::List { .. }) {
+            Reply::Page { workloads: Vec::new(), more: false }
+        } else {
+            Reply::Refused(Refused { code: RefusedCode::NotFound, text: "no such workload".into() })
+        };
+        let answer = frame::encode(&FromInit::Answer { sequence: call.sequence, reply }).unwrap();
+        frame::send(socket.as_fd(), &answer, &[], SendFlags::empty()).unwrap();
+    }
+}
+
+struct Machine {
+    directory: tempfile::TempDir,
+    authority: Authority,
+    address: String,
+}
+
+impl Machine {
+    fn unix(&self) -> Endpoint {
+        Endpoint::Unix(self.directory.path().join("api.sock"))
+    }
+
+    fn tcp(&self, identity: ClientIdentity) -> TcpEndpoint {
+        TcpEndpoint {
+            address: self.address.clone(),
+            server_name: Some("node-1".into()),
+            authority_pem: self.authority.certificate_pem().into(),
+            identity,
+        }
+    }
+
+    fn client(&self, role: Role) -> TcpEndpoint {
+        self.tcp(self.authority.client("erika", role).unwrap())
+    }
+}
+
+/// Starts the server on a thread of its own with a runtime of its own, as in the real process.
+async fn machine(configure: impl FnOnce(&Authority) -> ApiConfig) -> Machine {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let authority = Authority::generate("test").unwrap();
+    std::fs::write(path("api.json"), serde_json::to_vec(&configure(&authority)).unwrap()).unwrap();
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    std::thread::spawn(move || refusing_init(&theirs));
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap().to_string();
+    let unix = std::os::unix::net::UnixListener::bind(path("api.sock")).unwrap();
+    let (is_ready, ready) = tokio::sync::oneshot::channel();
+    let announce = Box::new(move || is_ready.send(()).unwrap());
+    let mut options = Options::new(ours, Arc::new(Facts), announce);
+    options.unix = Some(unix.into());
+    options.tcp = Some(tcp.into());
+    options.state = directory.path().into();
+    options.audit = directory.path().into();
+    options.config = path("api.json");
+    options.sockets.log = path("none.sock");
+    options.sockets.image = path("none.sock");
+    options.sockets.stats = path("none.sock");
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(serve(options))
+    });
+    ready.await.unwrap();
+    Machine { directory, authority, address }
+}
+
+fn joinable(authority: &Authority) -> ApiConfig {
+    ApiConfig {
+        ca_pem: Some(authority.certificate_pem().to_owned()),
+        join_token: Some(TOKEN.into()),
+        hostname: Some("node-1".into()),
+    }
+}
+
+fn records(directory: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(directory.join("audit.log")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn code<T>(result: Result<T, Status>) -> Code {
+    result.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+#[tokio::test]
+async fn a_node_is_joined_once_verified_and_serves_with_its_certificate() {
+    let machine = machine(joinable).await;
+    let admin = machine.client(Role::Admin);
+    let before = connect(&Endpoint::Tcp(admin.clone())).await.unwrap_err();
+    assert!(matches!(before, ConnectError::Tls(..)), "{before}");
+
+    let wrong = adopt(&admin, &machine.authority, "another-token-another-token-another", &[]).await;
+    assert!(matches!(wrong, Err(AdoptError::Proof(_))), "{wrong:?}");
+    let reader = adopt(&machine.client(Role::Reader), &machine.authority, TOKEN, &[]).await.unwrap_err();
+    assert!(reader.to_string().contains("needs admin"), "{reader}");
+
+    adopt(&admin, &machine.authority, TOKEN, &["127.0.0.1".into()]).await.unwrap();
+    let channel = connect(&Endpoint::Tcp(admin)).await.unwrap();
+    let version = NodeClient::new(channel).version(proto::VersionRequest {}).await.unwrap().into_inner();
+    assert_eq!((version.os_version.as_str(), version.api.as_str()), ("1.2.3", "byre.node.v1"));
+    let by_address = TcpEndpoint { server_name: None, ..machine.client(Role::Reader) };
+    connect(&Endpoint::Tcp(by_address)).await.unwrap();
+    let other_name = TcpEndpoint { server_name: Some("node-2".into()), ..machine.client(Role::Reader) };
+    assert!(matches!(connect(&Endpoint::Tcp(other_name)).await, Err(ConnectError::Tls(..))));
+    adopt(&machine.client(Role::Admin), &machine.authority, TOKEN, &[]).await.unwrap();
+
+    let installed = records(machine.directory.path());
+    let done: Vec<_> = installed.iter().filter(|line| line["phase"] == "done").map(|line| &line["result"]).collect();
+    assert_eq!(done, ["Ok", "Ok"]);
+    assert!(installed.iter().all(|line| line["method"] == "Identity/InstallCertificate" && line["role"] == "admin"));
+}
+
+#[tokio::test]
+async fn a_client_of_another_authority_or_without_a_role_gets_nowhere() {
+    let machine = machine(joinable).await;
+    adopt(&machine.client(Role::Admin), &machine.authority, TOKEN, &[]).await.unwrap();
+    let stranger = Authority::generate("stranger").unwrap().client("mallory", Role::Admin).unwrap();
+    // With TLS 1.3 the client is done before the server has looked at its certificate: the refusal comes with the first call at the latest.
+    if let Ok(channel) = connect(&Endpoint::Tcp(machine.tcp(stranger))).await {
+        let refused = NodeClient::new(channel).version(proto::VersionRequest {}).await;
+        assert_ne!(code(refused), Code::Ok);
+    }
+    assert_eq!(records(machine.directory.path()).len(), 2);
+}
+
+/// One call of each method, with its path and what it needs.
+async fn all_methods(channel: Channel) -> Vec<(&'static str, Role, Code)> {
+    let mut workloads = WorkloadsClient::new(channel.clone());
+    let mut images = ImagesClient::new(channel.clone());
+    let mut node = NodeClient::new(channel.clone());
+    let mut identity = IdentityClient::new(channel);
+    let none = || tokio_stream::iter(Vec::new());
+    let mut codes = Vec::new();
+    macro_rules! call {
+        ($client:ident.$method:ident($request:expr), $role:ident) => {
+            codes.push((stringify!($method), Role::$role, code($client.$method($request).await)));
+        };
+    }
+    call!(workloads.create(proto::CreateRequest::default()), Operator);
+    call!(workloads.start(proto::StartRequest::default()), Operator);
+    call!(workloads.stop(proto::StopRequest::default()), Operator);
+    call!(workloads.restart(proto::RestartRequest::default()), Operator);
+    call!(workloads.kill(proto::KillRequest::default()), Operator);
+    call!(workloads.remove(proto::RemoveRequest::default()), Operator);
+    call!(workloads.list(proto::ListRequest::default()), Reader);
+    call!(workloads.inspect(proto::InspectRequest::default()), Reader);
+    call!(workloads.wait(proto::WaitRequest::default()), Reader);
+    call!(workloads.logs(proto::LogsRequest::default()), Reader);
+    call!(workloads.attach(tokio_stream::iter(Vec::<proto::AttachRequest>::new())), Operator);
+    call!(workloads.exec(tokio_stream::iter(Vec::<proto::ExecRequest>::new())), Operator);
+    call!(workloads.stats(proto::StatsRequest::default()), Reader);
+    call!(workloads.events(proto::EventsRequest::default()), Reader);
+    call!(workloads.copy_in(tokio_stream::iter(Vec::<proto::CopyInRequest>::new())), Operator);
+    call!(workloads.copy_out(proto::CopyOutRequest::default()), Operator);
+    call!(images.load(none()), Operator);
+    call!(images.list_images(proto::ListImagesRequest {}), Reader);
+    call!(images.inspect_image(proto::InspectImageRequest::default()), Reader);
+    call!(images.remove_image(proto::RemoveImageRequest::default()), Operator);
+    call!(images.prune_images(proto::PruneImagesRequest::default()), Operator);
+    call!(node.version(proto::VersionRequest {}), Reader);
+    call!(node.get_node(proto::GetNodeRequest {}), Reader);
+    call!(node.kernel_log(proto::KernelLogRequest::default()), Reader);
+    call!(node.shutdown(proto::ShutdownRequest::default()), Admin);
+    call!(identity.get_signing_request(proto::GetSigningRequestRequest {}), Admin);
+    call!(identity.install_certificate(proto::InstallCertificateRequest::default()), Admin);
+    codes
+}
+
+#[tokio::test]
+async fn every_role_may_do_exactly_what_it_may() {
+    let machine = machine(joinable).await;
+    adopt(&machine.client(Role::Admin), &machine.authority, TOKEN, &[]).await.unwrap();
+    for role in Role::ALL {
+        let channel = connect(&Endpoint::Tcp(machine.client(role))).await.unwrap();
+        for (method, needed, code) in all_methods(channel).await {
+            assert_eq!(
+                code == Code::PermissionDenied && method != "install_certificate",
+                role < needed && method != "install_certificate",
+                "{role} {method}: {code}"
+            );
+        }
+    }
+    let recorded = records(machine.directory.path());
+    assert!(recorded.iter().all(|line| line["role"] != "reader"), "a refused call changes nothing");
+    let by = |method: &str| recorded.iter().filter(|line| line["method"] == method && line["phase"] == "done").count();
+    assert_eq!((by("Workloads/Start"), by("Images/PruneImages"), by("Node/Shutdown")), (2, 2, 1));
+}
+
+#[tokio::test]
+async fn before_it_is_joined_a_node_serves_its_identity_alone_over_tcp_and_all_over_the_unix_socket() {
+    let machine = machine(joinable).await;
+    let channel = connect(&machine.unix()).await.unwrap();
+    // Whoever runs this test is root, or not and then may only read.
+    let root = rustix::process::getuid().is_root();
+    for (method, needed, code) in all_methods(channel).await {
+        let refused = !root && needed > Role::Reader;
+        assert_eq!(code == Code::PermissionDenied, refused, "{method}: {code}");
+    }
+}
+
+#[tokio::test]
+async fn without_an_authority_nothing_answers_over_tcp() {
+    let machine = machine(|_| ApiConfig::default()).await;
+    assert!(connect(&Endpoint::Tcp(machine.client(Role::Admin))).await.is_err());
+    let channel = connect(&machine.unix()).await.unwrap();
+    NodeClient::new(channel).version(proto::VersionRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deadline_is_honoured() {
+    let machine = machine(joinable).await;
+    let mut node = NodeClient::new(connect(&machine.unix()).await.unwrap());
+    let mut request = tonic::Request::new(proto::VersionRequest {});
+    request.set_timeout(std::time::Duration::from_nanos(1));
+    assert!(matches!(code(node.version(request).await), Code::DeadlineExceeded | Code::Cancelled));
+}
