@@ -1,6 +1,7 @@
 //! Developer commands (`cargo xtask <command>`). Each command is a module with an `Args` and a `run`; this file only
 //! dispatches, and nothing here ships on a node.
 
+mod container_image;
 mod image;
 mod packages;
 
@@ -17,10 +18,13 @@ struct Cli {
 enum Command {
     /// Build the OS image: disk, kernel image, root, bill of materials.
     Image(image::Args),
+    /// Make a container image from Debian packages, for first steps and tests.
+    ContainerImage(container_image::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Image(args) => image::run(&args),
+        Command::ContainerImage(args) => container_image::run(&args),
     }
 }
