@@ -14,11 +14,12 @@ use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, s
 use crate::descriptors::{self, Descriptors};
 use crate::ids::Ids;
 use crate::inside::{self, Kind};
+use crate::mounts::HostSide;
 use crate::report::{Failure, Message, Step, send, send_failure};
-use crate::{Context, confine, execute, limits, mounts, settings, sys, users};
+use crate::{Context, confine, devices, execute, limits, mounts, rootfs, settings, sys, terminal, users};
 
 /// Exit code of a launch child whose start failed. Nobody reads it: the report says why.
-const FAILED: i32 = 127;
+pub(crate) const FAILED: i32 = 127;
 
 /// The beginning of every child: default signal actions, nothing blocked, not to be traced or read until execve.
 pub(crate) fn begin() -> Result<(), Failure> {
@@ -33,7 +34,7 @@ pub(crate) fn fail(report: BorrowedFd<'_>, failure: &Failure) -> ! {
     sys::exit(FAILED)
 }
 
-/// Everything in one process: no user namespace is made and none is joined.
+/// Everything in one process: no user namespace is made and no namespace is joined.
 pub(crate) fn single(
     request: &LaunchRequest,
     context: &Context<'_>,
@@ -43,45 +44,83 @@ pub(crate) fn single(
     let kept = begin().and_then(|()| {
         descriptors::settle(descriptors, &[report, context.cgroup, context.leaf, context.helper_program])
     });
-    let kept = match kept {
-        Ok(kept) => kept,
+    let [report, cgroup, leaf, helper] = match kept.map(<[OwnedFd; 4]>::try_from) {
+        Ok(Ok(kept)) => kept,
+        Ok(Err(_)) => sys::exit(FAILED),
         Err(failure) => fail(report, &failure),
     };
-    let [report, cgroup, leaf, helper] = kept.as_slice() else { sys::exit(FAILED) };
     let run = || {
-        limits::apply(cgroup.as_fd(), leaf.as_fd(), &request.resources)?;
-        settings::oom_score(&request.process)?;
-        confine::raise_rlimits(&request.process.rlimits)?;
+        on_host(request, context, &cgroup, &leaf)?;
         let ids = Ids::default();
         if matches!(request.namespaces.mount, Namespace::New) {
             mounts::isolate()?;
         }
         let host = mounts::prepare(request, context, &ids)?;
-        own_cgroup_namespace(request)?;
         let root = match &request.root {
-            Root::Host => host_root()?,
-            Root::Layers { .. } => return Err(Failure::new("assemble root", "", Errno::NOSYS)),
+            Root::Host => None,
+            Root::Layers { layers, read_only } => Some(rootfs::assemble(layers, *read_only, context, &ids)?),
         };
-        mounts::place_all(root.as_fd(), request, &host)?;
-        drop(host);
-        settings::apply(request)?;
-        Ok(())
+        in_namespaces(request, root, host)
     };
     if let Err(failure) = run() {
         fail(report.as_fd(), &failure);
     }
-    let filter = match &request.seccomp {
+    drop((cgroup, leaf));
+    become_started(request, context, descriptors, &report, helper)
+}
+
+/// What every start does first, on the host side: limits and devices of the cgroup, then what a user namespace could not.
+pub(crate) fn on_host(
+    request: &LaunchRequest,
+    context: &Context<'_>,
+    cgroup: &OwnedFd,
+    leaf: &OwnedFd,
+) -> Result<(), Failure> {
+    limits::apply(cgroup.as_fd(), leaf.as_fd(), &request.resources)?;
+    devices::confine(cgroup.as_fd(), request, context.denied_devices)?;
+    settings::oom_score(&request.process)?;
+    confine::raise_rlimits(&request.process.rlimits)
+}
+
+/// What every start does inside its new namespaces, up to its root.
+pub(crate) fn in_namespaces(request: &LaunchRequest, root: Option<OwnedFd>, host: HostSide) -> Result<(), Failure> {
+    own_cgroup_namespace(request)?;
+    // Before the root: a private procfs may be made only where the host's whole one can be seen.
+    settings::apply(request)?;
+    match (&request.root, root) {
+        (Root::Layers { read_only, .. }, Some(root)) => mounts::enter_root(&root, request, &host, *read_only),
+        (Root::Layers { .. }, None) => Err(Failure::new("enter root", "no root was assembled", Errno::INVAL)),
+        (Root::Host, _) => mounts::place_all(host_root()?.as_fd(), request, &host),
+    }
+}
+
+/// The end of every start: the workload's own first process.
+pub(crate) fn become_started(
+    request: &LaunchRequest,
+    context: &Context<'_>,
+    descriptors: &Descriptors<'_>,
+    report: &OwnedFd,
+    helper: OwnedFd,
+) -> ! {
+    let becoming = Becoming {
+        process: &request.process,
+        request,
+        descriptors,
+        filter: filter(request, context),
+        helper,
+        is_first: true,
+    };
+    let failure = become_workload(&becoming, report);
+    fail(report.as_fd(), &failure)
+}
+
+/// The workload's filter and its flags.
+pub(crate) fn filter<'a>(request: &'a LaunchRequest, context: &Context<'a>) -> Option<(&'a [Instruction], u32)> {
+    match &request.seccomp {
         Seccomp::None => None,
         Seccomp::Default => Some((context.default_seccomp, 0)),
         Seccomp::Filter { instructions, flags } => Some((instructions.as_slice(), *flags)),
-    };
-    let helper = match request.process.program {
-        Program::Path => None,
-        Program::Helper => Some(helper.as_fd()),
-    };
-    let failure =
-        become_workload(&Becoming { process: &request.process, request, descriptors, filter, helper }, report);
-    fail(report.as_fd(), &failure)
+    }
 }
 
 fn host_root() -> Result<OwnedFd, Failure> {
@@ -105,12 +144,14 @@ pub(crate) struct Becoming<'a> {
     pub(crate) request: &'a LaunchRequest,
     pub(crate) descriptors: &'a Descriptors<'a>,
     pub(crate) filter: Option<(&'a [Instruction], u32)>,
-    pub(crate) helper: Option<BorrowedFd<'a>>,
+    pub(crate) helper: OwnedFd,
+    /// The workload's first process, not a further one: its terminal is the console.
+    pub(crate) is_first: bool,
 }
 
 /// In place, inside everything: session, identity, working directory, privileges, execve. Returns only on failure.
 pub(crate) fn become_workload(what: &Becoming<'_>, report: &OwnedFd) -> Failure {
-    let prepared = match prepare_process(what) {
+    let prepared = match prepare_process(what, report.as_fd()) {
         Ok(prepared) => prepared,
         Err(failure) => return failure,
     };
@@ -120,17 +161,26 @@ pub(crate) fn become_workload(what: &Becoming<'_>, report: &OwnedFd) -> Failure 
     }
     let (identity, prepared) = prepared;
     match confine::privileges(what.process, &identity, &what.request.landlock, what.filter) {
-        Ok(()) => execute::execute(&prepared, what.helper),
+        Ok(()) => match what.process.program {
+            Program::Path => execute::execute(&prepared, None),
+            Program::Helper => execute::execute(&prepared, Some(what.helper.as_fd())),
+        },
         Err(failure) => failure,
     }
 }
 
-fn prepare_process(what: &Becoming<'_>) -> Result<(users::Identity, execute::Prepared), Failure> {
+fn prepare_process(
+    what: &Becoming<'_>,
+    report: BorrowedFd<'_>,
+) -> Result<(users::Identity, execute::Prepared), Failure> {
     setsid().step("start session", "")?;
     descriptors::own_null(what.descriptors)?;
     let root = host_root()?;
     let identity = users::identify(root.as_fd(), &what.process.user)?;
-    descriptors::give_streams(&identity)?;
+    match what.process.terminal {
+        Some(size) => terminal::open(root.as_fd(), size, &identity, report, what.is_first)?,
+        None => descriptors::give_streams(identity.uid, identity.gid)?,
+    }
     enter_directory(root.as_fd(), &what.process.cwd, &identity)?;
     umask(Mode::from_raw_mode(u32::from(what.process.user.umask.unwrap_or(0o022))));
     confine::rlimits(&what.process.rlimits)?;

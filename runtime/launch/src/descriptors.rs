@@ -125,14 +125,17 @@ fn is_null(file: BorrowedFd<'_>) -> Result<(), Errno> {
     if is_device && status.st_rdev == rustix::fs::makedev(1, 3) { Ok(()) } else { Err(Errno::NODEV) }
 }
 
-/// Makes the workload's user the owner of the pipes that are its standard streams, so that it can open /dev/stdout and its like anew.
-pub(crate) fn give_streams(identity: &crate::users::Identity) -> Result<(), Failure> {
-    let owner = rustix::process::Uid::from_raw(identity.uid);
+/// Makes a user the owner of the pipes that are the standard streams, so that it can open /dev/stdout and its like anew.
+///
+/// A user namespace's root may give away only what its maps know; so stage 1 gives the pipes to that root first.
+pub(crate) fn give_streams(uid: u32, gid: u32) -> Result<(), Failure> {
+    let step = "give standard streams";
+    let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(gid));
     for number in 0..3_u32 {
         let stream = sys::placed(number);
-        let status = rustix::fs::fstat(stream).step("give standard streams", "")?;
+        let status = rustix::fs::fstat(stream).step(step, "")?;
         if rustix::fs::FileType::from_raw_mode(status.st_mode) == rustix::fs::FileType::Fifo {
-            rustix::fs::fchown(stream, Some(owner), None).step("give standard streams", &number.to_string())?;
+            rustix::fs::fchown(stream, Some(uid), Some(gid)).step(step, &number.to_string())?;
         }
     }
     Ok(())

@@ -18,22 +18,28 @@ pub mod cgroup;
 mod child;
 mod confine;
 mod descriptors;
+mod devices;
 mod execute;
+mod handover;
 mod ids;
 mod inside;
 mod limits;
 mod mounts;
 mod procfs;
 mod report;
+mod rootfs;
 mod settings;
+mod stages;
 #[allow(unsafe_code)]
 mod sys;
+mod terminal;
 mod users;
+mod volumes;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_plan::seccomp::Instruction;
-use byre_plan::{LaunchRequest, Namespace, Plan, WorkloadId};
+use byre_plan::{ExecPlan, LaunchRequest, Namespace, Plan, WorkloadId};
 use rustix::io::Errno;
 
 pub use descriptors::{Descriptors, Stdio};
@@ -101,16 +107,58 @@ impl StartError {
 /// The socket pair or the clone failed; nothing is left behind.
 pub fn start(plan: &Plan, context: &Context<'_>, descriptors: &Descriptors<'_>) -> Result<Child, StartError> {
     let request = plan.request();
+    if stages::needed(request) {
+        // Stage 1 attaches layers, which must not be seen by anybody else.
+        let flags = u64::from(libc::CLONE_NEWNS.unsigned_abs());
+        return clone(flags, context.launch_cgroup, Is::Stage, |report| {
+            stages::start(request, context, descriptors, report)
+        });
+    }
+    clone(namespace_flags(request), context.leaf, Is::Workload, |report| {
+        child::single(request, context, descriptors, report)
+    })
+}
+
+/// Starts a further process inside a running workload, by the descriptor of one of its processes. Returns as soon as the child exists.
+///
+/// # Errors
+/// The socket pair or the clone failed; nothing is left behind.
+pub fn exec(
+    plan: &ExecPlan,
+    workload: &Plan,
+    target: BorrowedFd<'_>,
+    context: &Context<'_>,
+    descriptors: &Descriptors<'_>,
+) -> Result<Child, StartError> {
+    clone(0, context.launch_cgroup, Is::Stage, |report| {
+        stages::exec(plan, workload.request(), target, context, descriptors, report)
+    })
+}
+
+/// What a clone of PID 1 is to become.
+enum Is {
+    /// The workload's own process.
+    Workload,
+    /// A helper that clones it.
+    Stage,
+}
+
+fn clone(flags: u64, cgroup: BorrowedFd<'_>, is: Is, run: impl FnOnce(BorrowedFd<'_>)) -> Result<Child, StartError> {
     let (report, childs) = report::pair().map_err(StartError::at("make report socket"))?;
-    let flags = sys::CLONE_CLEAR_SIGHAND | namespace_flags(request);
-    // Nothing may interrupt the child before its handlers are gone; the mask is put back on both sides.
+    // Nothing may interrupt the child before its handlers are gone; it resets its own mask.
     let mask = sys::set_signal_mask(u64::MAX);
-    let cloned = sys::clone3(flags, Some(context.leaf));
-    match cloned {
-        Ok(Cloned::Child) => child::single(request, context, descriptors, childs.as_fd()),
+    match sys::clone3(flags | sys::CLONE_CLEAR_SIGHAND, Some(cgroup)) {
+        Ok(Cloned::Child) => {
+            run(childs.as_fd());
+            sys::exit(child::FAILED)
+        }
         Ok(Cloned::Parent { pid, pidfd }) => {
             sys::set_signal_mask(mask);
-            if let Err(errno) = report::send(childs.as_fd(), &Message::Started { pid }, Some(pidfd.as_fd())) {
+            let sent = match is {
+                Is::Workload => report::send(childs.as_fd(), &Message::Started { pid }, Some(pidfd.as_fd())),
+                Is::Stage => Ok(()),
+            };
+            if let Err(errno) = sent {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
                 return Err(StartError::at("report the process")(errno));
             }

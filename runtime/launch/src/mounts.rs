@@ -8,7 +8,7 @@ mod own_namespace;
 mod place;
 
 pub(crate) use host_side::{HostSide, prepare};
-pub(crate) use place::{isolate, place_all};
+pub(crate) use place::{enter_root, isolate, place_all};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -5,7 +5,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -96,9 +96,14 @@ impl<T> Step<T> for Result<T, nix::errno::Errno> {
     }
 }
 
+/// Two connected sockets that keep messages apart and block.
+pub(crate) fn blocking_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
 /// A pair of sockets: PID 1's end, which never blocks, and the child's, which may.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, childs) = blocking_pair()?;
     rustix::fs::fcntl_setfl(&ours, rustix::fs::OFlags::NONBLOCK)?;
     Ok((ours, childs))
 }
@@ -111,6 +116,15 @@ pub(crate) fn send(
 ) -> Result<(), Errno> {
     let mut buffer = [0_u8; MESSAGE_BYTES];
     let bytes = postcard::to_slice(message, &mut buffer).map_err(|_| Errno::MSGSIZE)?;
+    send_bytes(socket, bytes, descriptor)
+}
+
+/// Sends one packet with at most one descriptor.
+pub(crate) fn send_bytes(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
@@ -207,18 +221,6 @@ impl Progress {
             (Some(failed), _) => failed,
             (None, Some((pid, pidfd))) if self.executing => Report::Running { pid, pidfd, terminal: self.terminal },
             (None, Some(_) | None) => Report::Incomplete,
-        }
-    }
-}
-
-/// Blocks until the other end says one byte or closes; true if it said the byte.
-pub(crate) fn wait_for_go(socket: &impl AsFd) -> bool {
-    let mut byte = [0_u8; 1];
-    loop {
-        match rustix::io::read(socket, &mut byte) {
-            Ok(count) => return count == 1,
-            Err(Errno::INTR) => {}
-            Err(_) => return false,
         }
     }
 }

@@ -5,6 +5,7 @@
 mod native {
     //! The tests, by what they start.
     pub(crate) mod bench;
+    pub(crate) mod containers;
     pub(crate) mod services;
 }
 
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     };
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let mut failed = 0_usize;
-    let all: Vec<Test> = [native::services::ALL].concat();
+    let all: Vec<Test> = [native::services::ALL, native::containers::ALL].concat();
     for (name, test) in all {
         if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             continue;

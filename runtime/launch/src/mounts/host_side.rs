@@ -1,10 +1,11 @@
 //! Mounts that need the host's paths or capabilities in its user namespace, made detached before the workload's namespaces exist.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_plan::{LaunchRequest, Mount, MountSource, Name, Namespace};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, fchown, mkdirat, mknodat, openat, openat2, symlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, mkdirat, mknodat, openat, openat2, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -31,16 +32,30 @@ const LINKS: [(&str, &str); 6] = [
 /// What was made on the host side: per mount of the plan its detached mount, if it is of this kind, and single device nodes.
 #[derive(Debug, Default)]
 pub(crate) struct HostSide {
-    mounts: Vec<Option<OwnedFd>>,
+    /// By index in the plan: the mount, and whether it is a volume that was made now and is to be filled from the image.
+    mounts: BTreeMap<u32, (OwnedFd, bool)>,
     nodes: Vec<(String, OwnedFd)>,
-    /// Volumes that were made now, to be filled from the image: index of the mount.
-    pub(crate) new_volumes: Vec<usize>,
 }
 
 impl HostSide {
-    /// The mount of the plan's mount number `index`, if it is made here.
-    pub(crate) fn mount(&self, index: usize) -> Option<&OwnedFd> {
-        self.mounts.get(index).and_then(Option::as_ref)
+    /// The mount of the plan's mount number `index`, if it is made here, and whether it is a new volume.
+    pub(crate) fn mount(&self, index: u32) -> Option<(&OwnedFd, bool)> {
+        self.mounts.get(&index).map(|(mount, is_new)| (mount, *is_new))
+    }
+
+    /// Every mount made here, with its index, and whether it is a new volume.
+    pub(crate) fn made(&self) -> impl Iterator<Item = (u32, &OwnedFd, bool)> {
+        self.mounts.iter().map(|(index, (mount, is_new))| (*index, mount, *is_new))
+    }
+
+    /// Adds a mount that was made elsewhere.
+    pub(crate) fn put(&mut self, index: u32, mount: OwnedFd, is_new_volume: bool) {
+        self.mounts.insert(index, (mount, is_new_volume));
+    }
+
+    /// Adds a device node that was made elsewhere.
+    pub(crate) fn put_node(&mut self, path: &str, node: OwnedFd) {
+        self.nodes.push((path.to_owned(), node));
     }
 
     /// Device nodes outside the default /dev, by the path they are bound to.
@@ -53,11 +68,9 @@ impl HostSide {
 pub(crate) fn prepare(request: &LaunchRequest, context: &Context<'_>, ids: &Ids) -> Result<HostSide, Failure> {
     let mut host = HostSide::default();
     let mut maker = Maker { context, ids, request, files: None };
-    for (index, mount) in request.mounts.iter().enumerate() {
-        let (made, is_new) = maker.make(mount)?;
-        host.mounts.push(made);
-        if is_new {
-            host.new_volumes.push(index);
+    for (index, mount) in (0..).zip(&request.mounts) {
+        if let (Some(made), is_new) = maker.make(mount)? {
+            host.put(index, made, is_new);
         }
     }
     for rule in &request.devices {
@@ -92,18 +105,17 @@ impl Maker<'_> {
                 return Ok((Some(made), is_new));
             }
             MountSource::Sysfs => {
-                // sysfs belongs to the network namespace's owner, who must be the workload itself to mount it.
-                let foreign = !matches!(self.request.namespaces.net, Namespace::New);
-                if self.ids.is_host() || !foreign {
+                // sysfs shows the network namespace it is mounted in, and only that one's owner may mount it.
+                if self.ids.is_host() || matches!(self.request.namespaces.net, Namespace::New) {
                     return Ok((None, false));
                 }
-                read_only_bind("/sys", mount)?
+                detached("sysfs", &[], attributes(mount.options) | MountAttrFlags::MOUNT_ATTR_RDONLY)?
             }
             MountSource::Cgroup => {
                 if self.ids.is_host() || matches!(self.request.namespaces.cgroup, Namespace::New) {
                     return Ok((None, false));
                 }
-                read_only_bind("/sys/fs/cgroup", mount)?
+                detached("cgroup2", &[], attributes(mount.options) | MountAttrFlags::MOUNT_ATTR_RDONLY)?
             }
             MountSource::Proc | MountSource::Mqueue | MountSource::Devpts | MountSource::Tmpfs { .. } => {
                 return Ok((None, false));
@@ -158,18 +170,13 @@ fn bind(path: &str, recursive: bool, mount: &Mount) -> Result<OwnedFd, Failure> 
     Ok(made)
 }
 
-fn read_only_bind(path: &str, mount: &Mount) -> Result<OwnedFd, Failure> {
-    let options = byre_plan::MountOptions { read_only: true, ..mount.options };
-    bind(path, false, &Mount { options, ..mount.clone() })
-}
-
 /// The default /dev. Made by the host's root, so that its nodes work in a user namespace, and owned by the workload's.
 fn devices(mount: &Mount, ids: &Ids) -> Result<OwnedFd, Failure> {
     let step = "make /dev";
     let made = detached("tmpfs", &[("mode", "755"), ("size", "64k")], attributes(mount.options))?;
     let (uid, gid) = ids.root();
     let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    fchown(&made, uid, gid).step(step, "/dev")?;
+    chownat(&made, "", uid, gid, AtFlags::EMPTY_PATH).step(step, "/dev")?;
     for (name, major, minor) in DEVICES {
         let device = rustix::fs::makedev(major, minor);
         mknodat(&made, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device).step(step, name)?;

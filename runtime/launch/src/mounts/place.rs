@@ -1,9 +1,9 @@
 //! Inside the workload's mount namespace: every mount of the plan, in order, then masked and read-only paths.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_plan::{LaunchRequest, MountSource, Propagation};
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -11,6 +11,7 @@ use super::{HostSide, apply_options, attach, clone_tree, own_namespace, scratch}
 use crate::inside::{self, Kind};
 use crate::report::{Failure, Step};
 use crate::sys::{MountAttributes, mount_setattr};
+use crate::volumes;
 
 /// Ends propagation to the host. Towards the workload it stays, so that what the host unmounts is not pinned by a copy here.
 pub(crate) fn isolate() -> Result<(), Failure> {
@@ -21,13 +22,19 @@ pub(crate) fn isolate() -> Result<(), Failure> {
 /// Attaches every mount of the plan below `root`, then hides and protects paths.
 pub(crate) fn place_all(root: BorrowedFd<'_>, request: &LaunchRequest, host: &HostSide) -> Result<(), Failure> {
     let step = "mount";
-    for (index, mount) in request.mounts.iter().enumerate() {
-        let made = match host.mount(index) {
+    for (index, mount) in (0..).zip(&request.mounts) {
+        let (made, is_new_volume) = match host.mount(index) {
             Some(made) => made,
-            None => &own_namespace::make(mount)?,
+            None => (&own_namespace::make(mount)?, false),
         };
         let kind = inside::kind(made.as_fd()).step(step, &mount.target)?;
         let place = inside::open_or_make(root, &mount.target, kind).step("make mount point", &mount.target)?;
+        if is_new_volume {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let image = openat2(root, &*mount.target, flags, Mode::empty(), inside::INSIDE)
+                .step("fill volume", &mount.target)?;
+            volumes::fill(image.as_fd(), made.as_fd()).step("fill volume", &mount.target)?;
+        }
         attach(made, place.as_fd()).step(step, &mount.target)?;
         match mount.options.propagation {
             Propagation::Private => {}
@@ -82,7 +89,7 @@ fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn empty_things() -> Result<std::os::fd::OwnedFd, Failure> {
+fn empty_things() -> Result<OwnedFd, Failure> {
     let step = "make empty file and directory";
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -96,10 +103,35 @@ fn empty_things() -> Result<std::os::fd::OwnedFd, Failure> {
     Ok(empty)
 }
 
-fn existing(root: BorrowedFd<'_>, path: &str, step: &'static str) -> Result<Option<std::os::fd::OwnedFd>, Failure> {
+fn existing(root: BorrowedFd<'_>, path: &str, step: &'static str) -> Result<Option<OwnedFd>, Failure> {
     match inside::open(root, path) {
         Ok(place) => Ok(Some(place)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(errno) => Err(Failure::new(step, path, errno)),
     }
+}
+
+/// Makes a container's assembled root this process's `/`, with everything mounted below it, and lets go of the host's.
+pub(crate) fn enter_root(
+    root: &OwnedFd,
+    request: &LaunchRequest,
+    host: &HostSide,
+    read_only: bool,
+) -> Result<(), Failure> {
+    let step = "enter root";
+    let host_root =
+        openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step(step, "/")?;
+    attach(root, host_root.as_fd()).step(step, "attach")?;
+    drop(host_root);
+    place_all(root.as_fd(), request, host)?;
+    if read_only {
+        let set = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
+        mount_setattr(root.as_fd(), c"", false, &MountAttributes { set, ..MountAttributes::default() })
+            .step(step, "read-only")?;
+    }
+    rustix::process::fchdir(root).step(step, "/")?;
+    // Both roots in one place: the old one ends up on top of the new one, and is taken off it.
+    rustix::process::pivot_root(".", ".").step(step, "pivot")?;
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).step(step, "let go of the host's root")?;
+    rustix::process::chdir("/").step(step, "/")
 }

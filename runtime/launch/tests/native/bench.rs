@@ -6,11 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use byre_launch::{Child, Context, Descriptors, Report, Stdio, cgroup, read_report, start};
-use byre_plan::seccomp::Instruction;
+use byre_launch::{Child, Context, Descriptors, Report, StartError, Stdio, cgroup, read_report, start};
 use byre_plan::{
-    LaunchRequest, Namespace, Namespaces, Origin, Plan, Policy, Process, Program, Refusal, Resources, Root, User,
-    WorkloadId,
+    ExecPlan, LaunchRequest, Namespace, Namespaces, Origin, Plan, Policy, Process, Program, Refusal, Resources, Root,
+    User, WorkloadId,
 };
 
 /// Longest a test waits for a process.
@@ -85,10 +84,20 @@ impl Bench {
     pub(crate) fn start(&self, plan: &Plan, id: u64) -> Running<'_> {
         let id = WorkloadId(id);
         let (outer, leaf) = cgroup::create(self.parent.as_fd(), &id.to_string()).expect("make cgroups");
+        let (child, output) = self.launch(id, &outer, &leaf, |context, descriptors| start(plan, context, descriptors));
+        Running { bench: self, id, outer, leaf, child, output, report: None }
+    }
+
+    fn launch(
+        &self,
+        id: WorkloadId,
+        outer: &OwnedFd,
+        leaf: &OwnedFd,
+        run: impl FnOnce(&Context<'_>, &Descriptors<'_>) -> Result<Child, StartError>,
+    ) -> (Child, File) {
         let (output, theirs) = std::io::pipe().expect("make pipe");
         let directories = ["layers", "containers", "volumes"].map(|name| self.directory(name));
         let [layers, containers, volumes] = &directories;
-        let allow = [Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: 0x7fff_0000 }];
         let context = Context {
             id,
             id_base: Some(0x1000_0000),
@@ -98,7 +107,7 @@ impl Bench {
             store_layers: layers,
             containers,
             volumes,
-            default_seccomp: &allow,
+            default_seccomp: &[],
             helper_program: self.helper.as_fd(),
             denied_devices: &[(254, u32::MAX)],
         };
@@ -108,9 +117,8 @@ impl Bench {
             stderr: Stdio::Descriptor(theirs.as_fd()),
             named: Vec::new(),
         };
-        let child = start(plan, &context, &descriptors).expect("start");
-        drop(theirs);
-        Running { bench: self, id, outer, leaf, child, output: OwnedFd::from(output).into(), report: None }
+        let child = run(&context, &descriptors).expect("start");
+        (child, OwnedFd::from(output).into())
     }
 }
 
@@ -125,7 +133,6 @@ pub(crate) struct Running<'a> {
     bench: &'a Bench,
     id: WorkloadId,
     pub(crate) outer: OwnedFd,
-    #[expect(dead_code, reason = "held open as PID 1 does")]
     leaf: OwnedFd,
     child: Child,
     output: File,
@@ -135,13 +142,8 @@ pub(crate) struct Running<'a> {
 impl Running<'_> {
     /// Waits until the start has ended, well or not.
     pub(crate) fn started(&mut self) -> &Report {
-        let deadline = Instant::now() + PATIENCE;
-        while self.report.is_none() {
-            assert!(Instant::now() < deadline, "the start does not end");
-            self.report = read_report(self.child.report.as_fd()).expect("read report");
-            if self.report.is_none() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        if self.report.is_none() {
+            self.report = Some(await_report(&self.child));
         }
         self.report.as_ref().expect("just read")
     }
@@ -160,25 +162,52 @@ impl Running<'_> {
     pub(crate) fn finish(&mut self) -> Ended {
         self.started();
         let report = self.report.take().expect("just read");
-        let mut text = Vec::new();
-        let code = match &report {
-            Report::Running { pidfd, .. } => {
-                self.output.read_to_end(&mut text).expect("read output");
-                Some(wait(pidfd.as_raw_fd()))
-            }
-            Report::Failed { .. } | Report::Incomplete => None,
-        };
-        if !matches!(&report, Report::Running { pid, .. } if *pid == self.child.stage_pid) {
-            wait(self.child.stage_pidfd.as_raw_fd());
-        }
+        let ended = end(&self.child, report, &mut self.output);
         cgroup::kill(self.outer.as_fd()).expect("kill");
         let deadline = Instant::now() + PATIENCE;
         while cgroup::populated(self.outer.as_fd()).expect("populated") {
             assert!(Instant::now() < deadline, "processes stay");
         }
         cgroup::remove(self.bench.parent.as_fd(), &self.id.to_string()).expect("remove cgroups");
-        Ended { report, code, output: String::from_utf8_lossy(&text).into_owned() }
+        ended
     }
+
+    /// Runs a further process inside, to its end.
+    pub(crate) fn exec(&mut self, exec: &ExecPlan, workload: &Plan) -> Ended {
+        self.started();
+        let Some(Report::Running { pidfd, .. }) = &self.report else { panic!("{:?}", self.report) };
+        let (child, mut output) = self.bench.launch(self.id, &self.outer, &self.leaf, |context, descriptors| {
+            byre_launch::exec(exec, workload, pidfd.as_fd(), context, descriptors)
+        });
+        let report = await_report(&child);
+        end(&child, report, &mut output)
+    }
+}
+
+fn await_report(child: &Child) -> Report {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "the start does not end");
+        match read_report(child.report.as_fd()).expect("read report") {
+            Some(report) => return report,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+fn end(child: &Child, report: Report, output: &mut File) -> Ended {
+    let mut text = Vec::new();
+    let code = match &report {
+        Report::Running { pidfd, .. } => {
+            output.read_to_end(&mut text).expect("read output");
+            Some(wait(pidfd.as_raw_fd()))
+        }
+        Report::Failed { .. } | Report::Incomplete => None,
+    };
+    if !matches!(&report, Report::Running { pid, .. } if *pid == child.stage_pid) {
+        wait(child.stage_pidfd.as_raw_fd());
+    }
+    Ended { report, code, output: String::from_utf8_lossy(&text).into_owned() }
 }
 
 fn wait(pidfd: i32) -> i32 {
@@ -218,7 +247,12 @@ impl Ended {
 
 /// Checks a request as the verified root's.
 pub(crate) fn check(request: LaunchRequest) -> Result<Plan, Refusal> {
-    let policy = Policy {
+    Plan::check(request, &policy(), Origin::VerifiedRoot)
+}
+
+/// A policy that allows nothing; the verified root is not held to it.
+pub(crate) fn policy() -> Policy {
+    Policy {
         host_network: false,
         host_namespaces: false,
         host_users: false,
@@ -227,8 +261,7 @@ pub(crate) fn check(request: LaunchRequest) -> Result<Plan, Refusal> {
         no_seccomp: false,
         helpers: Vec::new(),
         devices: false,
-    };
-    Plan::check(request, &policy, Origin::VerifiedRoot)
+    }
 }
 
 /// A request that runs `script` by the host's shell, with everything the host's.

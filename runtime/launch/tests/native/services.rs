@@ -48,7 +48,7 @@ fn only_its_descriptors(bench: &Bench) {
 }
 
 fn signals_are_default(bench: &Bench) {
-    let ended = bench.run(host_script("grep -E '^Sig(Blk|Ign)' /proc/$$/status"));
+    let ended = bench.run(host_script("exec grep -E '^Sig(Blk|Ign)' /proc/self/status"));
     assert_eq!(ended.output(), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
