@@ -13,6 +13,7 @@
     clippy::arithmetic_side_effects
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod cgroup;
 mod child;

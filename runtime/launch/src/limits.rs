@@ -101,8 +101,20 @@ fn failure(error: &V2ManagerError) -> Failure {
         V2ManagerError::WrappedIo(io) | V2ManagerError::CpuSetController(io) | V2ManagerError::PidsController(io) => {
             Errno::from_io_error(io.inner()).unwrap_or(Errno::IO)
         }
-        // The others keep their cause in text only.
-        _ => Errno::IO,
+        // These keep their cause in text only.
+        V2ManagerError::JoinSafely(_)
+        | V2ManagerError::Util(_)
+        | V2ManagerError::CpuController(_)
+        | V2ManagerError::HugeTlbController(_)
+        | V2ManagerError::IoController(_)
+        | V2ManagerError::MemoryController(_)
+        | V2ManagerError::UnifiedController(_)
+        | V2ManagerError::FreezerController(_)
+        | V2ManagerError::CpuStats(_)
+        | V2ManagerError::HugeTlbStats(_)
+        | V2ManagerError::PidsStats(_)
+        | V2ManagerError::MemoryStats(_)
+        | V2ManagerError::IoStats(_) => Errno::IO,
     };
     Failure::new("apply cgroup limits", error.to_string(), errno)
 }

@@ -11,9 +11,7 @@ mod native {
 
 use std::process::ExitCode;
 
-use native::bench::Bench;
-
-type Test = (&'static str, fn(&Bench));
+use native::bench::{Bench, Test};
 
 fn main() -> ExitCode {
     let bench = match Bench::new() {

@@ -15,6 +15,9 @@ use byre_plan::{
 /// Longest a test waits for a process.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A test: what it shows, and how.
+pub(crate) type Test = (&'static str, fn(&Bench));
+
 /// Places and descriptors that all tests share.
 pub(crate) struct Bench {
     parent: OwnedFd,
@@ -217,7 +220,11 @@ fn wait(pidfd: i32) -> i32 {
     match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED).expect("wait") {
         WaitStatus::Exited(_, code) => code,
         WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-        other => panic!("{other:?}"),
+        other @ (WaitStatus::Stopped(..)
+        | WaitStatus::PtraceEvent(..)
+        | WaitStatus::PtraceSyscall(_)
+        | WaitStatus::Continued(_)
+        | WaitStatus::StillAlive) => panic!("{other:?}"),
     }
 }
 

@@ -11,9 +11,9 @@ use byre_plan::{
     TerminalSize, UserNamespace,
 };
 
-use super::bench::{Bench, check, host_script};
+use super::bench::{Bench, Test, check, host_script};
 
-pub(crate) const ALL: &[(&str, fn(&Bench))] = &[
+pub(crate) const ALL: &[Test] = &[
     ("a container sees its image, its ids and nothing of the host", sees_its_image),
     ("a container's files lie on disk with its own host ids", ids_on_disk),
     ("an upper layer hides and replaces what is below", layers_overlay),

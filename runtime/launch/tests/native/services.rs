@@ -5,9 +5,9 @@ use byre_plan::{
     Capabilities, LandlockAccess, LandlockRule, Mount, MountOptions, MountSource, Namespace, Principal, Rlimit,
 };
 
-use super::bench::{Bench, host_script};
+use super::bench::{Bench, Test, host_script};
 
-pub(crate) const ALL: &[(&str, fn(&Bench))] = &[
+pub(crate) const ALL: &[Test] = &[
     ("a job with everything the host's runs as root", everything_the_hosts),
     ("a missing program is a failed start that names it", missing_program),
     ("nothing but the plan's descriptors is open", only_its_descriptors),
