@@ -223,6 +223,16 @@ fn why_tells_the_state_the_reason_and_the_runs() {
 }
 
 #[test]
+fn what_is_done_is_echoed_as_asked() {
+    let peer = Peer::start();
+    assert_eq!(peer.byrectl(&["run", "-d", "web"]).output().unwrap().stdout, b"id-web\n");
+    let made = peer.byrectl(&["run", "-d", "-o", "json", "web"]).output().unwrap().stdout;
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&made).unwrap()["name"], "web");
+    assert_eq!(peer.byrectl(&["stop", "-t", "5s", "web"]).output().unwrap().stdout, b"web\n");
+    assert_eq!(peer.byrectl(&["rm", "-f", "-o", "json", "web"]).output().unwrap().stdout, b"{\"name\":\"web\"}\n");
+}
+
+#[test]
 fn one_that_fails_does_not_keep_the_others() {
     let done = Peer::start().byrectl(&["start", "a", "gone", "b"]).output().unwrap();
     assert_eq!(done.stdout, b"a\nb\n");

@@ -6,7 +6,7 @@ use byre_api::proto::{
 };
 use serde_json::{Value, json};
 
-use super::{each, now};
+use super::{done, each, now};
 use crate::args::{KillArgs, Names, PsArgs, RmArgs, ServicesLsArgs, StopArgs};
 use crate::connect::Node;
 use crate::error::Failure;
@@ -14,49 +14,44 @@ use crate::output::{Output, Tone};
 use crate::text::{self, printable, short_id};
 use crate::{filter, json};
 
-/// Names are echoed as docker does, once the thing is done.
-fn done(name: &str) -> Result<(), Failure> {
-    Output::new(crate::args::Format::Table).line(&printable(name))
-}
-
-pub(super) async fn stop(node: &Node, args: &StopArgs) -> Result<(), Failure> {
+pub(super) async fn stop(node: &Node, output: &Output, args: &StopArgs) -> Result<(), Failure> {
     let timeout = args.timeout.and_then(|timeout| timeout.try_into().ok());
     each(&args.names.names, async |name| {
         node.workloads().stop(StopRequest { workload: name.into(), timeout }).await?;
-        done(name)
+        done(output, name)
     })
     .await
 }
 
-pub(super) async fn restart(node: &Node, args: &StopArgs) -> Result<(), Failure> {
+pub(super) async fn restart(node: &Node, output: &Output, args: &StopArgs) -> Result<(), Failure> {
     let timeout = args.timeout.and_then(|timeout| timeout.try_into().ok());
     each(&args.names.names, async |name| {
         node.workloads().restart(RestartRequest { workload: name.into(), timeout }).await?;
-        done(name)
+        done(output, name)
     })
     .await
 }
 
-pub(super) async fn restart_services(node: &Node, names: &Names) -> Result<(), Failure> {
+pub(super) async fn restart_services(node: &Node, output: &Output, names: &Names) -> Result<(), Failure> {
     each(&names.names, async |name| {
         node.workloads().restart(RestartRequest { workload: name.into(), timeout: None }).await?;
-        done(name)
+        done(output, name)
     })
     .await
 }
 
-pub(super) async fn kill(node: &Node, args: &KillArgs) -> Result<(), Failure> {
+pub(super) async fn kill(node: &Node, output: &Output, args: &KillArgs) -> Result<(), Failure> {
     each(&args.names.names, async |name| {
         node.workloads().kill(KillRequest { workload: name.into(), signal: args.signal.clone() }).await?;
-        done(name)
+        done(output, name)
     })
     .await
 }
 
-pub(super) async fn remove(node: &Node, args: &RmArgs) -> Result<(), Failure> {
+pub(super) async fn remove(node: &Node, output: &Output, args: &RmArgs) -> Result<(), Failure> {
     each(&args.names.names, async |name| {
         node.workloads().remove(RemoveRequest { workload: name.into(), force: args.force }).await?;
-        done(name)
+        done(output, name)
     })
     .await
 }

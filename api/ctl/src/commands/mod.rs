@@ -9,12 +9,14 @@ mod node;
 mod output;
 mod run;
 
+use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::args::{Cli, Command, ImageCommand, ServicesCommand};
 use crate::connect::Node;
 use crate::error::Failure;
 use crate::output::{Output, complain};
+use crate::text::printable;
 
 /// Runs the command.
 pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
@@ -22,13 +24,13 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
     let global = &cli.global;
     let node = async || Node::connect(global).await;
     match cli.command {
-        Command::Run(args) => run::run(node, &args).await,
+        Command::Run(args) => run::run(node, &output, &args).await,
         Command::Create(args) => run::create(&node().await?, &output, &args).await,
-        Command::Start(args) => run::start(&node().await?, &args).await,
-        Command::Stop(args) => containers::stop(&node().await?, &args).await,
-        Command::Restart(args) => containers::restart(&node().await?, &args).await,
-        Command::Kill(args) => containers::kill(&node().await?, &args).await,
-        Command::Rm(args) => containers::remove(&node().await?, &args).await,
+        Command::Start(args) => run::start(&node().await?, &output, &args).await,
+        Command::Stop(args) => containers::stop(&node().await?, &output, &args).await,
+        Command::Restart(args) => containers::restart(&node().await?, &output, &args).await,
+        Command::Kill(args) => containers::kill(&node().await?, &output, &args).await,
+        Command::Rm(args) => containers::remove(&node().await?, &output, &args).await,
         Command::Wait(args) => containers::wait(&node().await?, &output, &args).await,
         Command::Ps(args) => containers::list(&node().await?, &output, &args).await,
         Command::Inspect(args) => containers::inspect(&node().await?, &output, &args).await,
@@ -43,7 +45,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Node => node::summary(&node().await?, &output).await,
         Command::Services(ServicesCommand::Ls(args)) => containers::services(&node().await?, &output, &args).await,
         Command::Services(ServicesCommand::Restart(names)) => {
-            containers::restart_services(&node().await?, &names).await
+            containers::restart_services(&node().await?, &output, &names).await
         }
         Command::Services(ServicesCommand::Logs(args)) => output::logs(&node().await?, &output, &args).await,
         Command::Dmesg(args) => output::kernel_log(&node().await?, &output, &args).await,
@@ -80,6 +82,11 @@ async fn each(names: &[String], mut act: impl AsyncFnMut(&str) -> Result<(), Fai
         }
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Several(failed)) }
+}
+
+/// Echoes the name, as docker does, once the thing is done.
+fn done(output: &Output, name: &str) -> Result<(), Failure> {
+    if output.json() { output.json_line(&json!({"name": name})) } else { output.line(&printable(name)) }
 }
 
 fn now() -> OffsetDateTime {

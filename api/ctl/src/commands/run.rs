@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::each;
-use crate::args::{AttachArgs, ExecArgs, Format, StartArgs};
+use super::{done, each};
+use crate::args::{AttachArgs, ExecArgs, StartArgs};
 use crate::args_container::{ContainerArgs, CreateArgs, RunArgs, environment};
 use crate::connect::Node;
 use crate::detach::DetachKeys;
@@ -20,7 +20,11 @@ use crate::stdio::QUEUE;
 use crate::terminal;
 use crate::text::printable;
 
-pub(super) async fn run(connect: impl AsyncFn() -> Result<Node, Failure>, args: &RunArgs) -> Result<(), Failure> {
+pub(super) async fn run(
+    connect: impl AsyncFn() -> Result<Node, Failure>,
+    output: &Output,
+    args: &RunArgs,
+) -> Result<(), Failure> {
     if !args.detach {
         check_terminal(args.container.interactive, args.container.tty)?;
     }
@@ -29,7 +33,7 @@ pub(super) async fn run(connect: impl AsyncFn() -> Result<Node, Failure>, args: 
     let (open_stdin, terminal) = (spec.open_stdin, spec.terminal);
     let created = make(&node, spec, args.detach).await.map_err(Failure::not_started)?;
     if args.detach {
-        return Output::new(Format::Table).line(&printable(&created.id));
+        return made(output, &created);
     }
     let start = AttachStart {
         workload: created.id.clone(),
@@ -51,18 +55,22 @@ pub(super) async fn run(connect: impl AsyncFn() -> Result<Node, Failure>, args: 
 
 pub(super) async fn create(node: &Node, output: &Output, args: &CreateArgs) -> Result<(), Failure> {
     let created = make(node, spec(&args.container)?, false).await?;
+    made(output, &created)
+}
+
+fn made(output: &Output, created: &CreateResponse) -> Result<(), Failure> {
     if output.json() {
         return output.document(&json!({"id": created.id, "name": created.name, "warnings": created.warnings}));
     }
     output.line(&printable(&created.id))
 }
 
-pub(super) async fn start(node: &Node, args: &StartArgs) -> Result<(), Failure> {
+pub(super) async fn start(node: &Node, output: &Output, args: &StartArgs) -> Result<(), Failure> {
     let names = &args.names.names;
     if !args.attach {
         return each(names, async |name| {
             node.workloads().start(StartRequest { workload: name.into() }).await?;
-            Output::new(Format::Table).line(&printable(name))
+            done(output, name)
         })
         .await;
     }
