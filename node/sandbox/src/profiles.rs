@@ -307,9 +307,10 @@ pub const NET: Profile = Profile {
 
 /// The network service.
 const NETLINK: Group = Group {
-    reason: "links, addresses and routes by rtnetlink; DHCP before there is an address binds a device and a port",
+    reason: "links, addresses and routes by rtnetlink; DHCP before there is an address goes through a packet socket",
     rules: &[
         Rule::allow_if(SYS_socket, &[Condition::is(0, libc::AF_NETLINK as u32)]),
+        Rule::allow_if(SYS_socket, &[Condition::is(0, libc::AF_PACKET as u32)]),
         allow(libc::SYS_bind),
         Rule::allow_if(SYS_ioctl, &[Condition::is(1, libc::FIONBIO as u32)]),
     ],
