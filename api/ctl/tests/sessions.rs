@@ -118,13 +118,17 @@ struct Screen {
 
 impl Screen {
     fn open(peer: &Peer, arguments: &[&str]) -> Self {
+        Self::run(peer.byrectl(arguments))
+    }
+
+    fn run(mut command: std::process::Command) -> Self {
         let master = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
         let name = rustix::pty::ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
         let slave = File::options().read(true).write(true).open(name).unwrap();
         tcsetwinsize(&slave, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let end = || Stdio::from(slave.try_clone().unwrap());
-        let child = peer.byrectl(arguments).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
         Self { master: master.into(), slave, child }
     }
 
@@ -174,6 +178,22 @@ fn a_signal_restores_the_terminal_as_well() {
         assert_eq!(screen.child.wait().unwrap().code(), Some(code));
         assert!(screen.cooked(), "after {sent:?}");
     }
+}
+
+#[test]
+fn colours_are_for_terminals_and_never_with_no_color() {
+    let peer = Peer::start();
+    let told = |no_color: &str| {
+        let mut command = peer.byrectl(&["services", "ls"]);
+        command.env("NO_COLOR", no_color);
+        let mut screen = Screen::run(command);
+        assert_eq!(screen.child.wait().unwrap().code(), Some(0));
+        screen.read()
+    };
+    assert!(told("").contains("\u{1b}[31mnot ready: web"));
+    assert!(!told("1").contains('\u{1b}'));
+    let piped = peer.byrectl(&["services", "ls"]).output().unwrap().stdout;
+    assert!(!piped.contains(&0x1b));
 }
 
 #[test]

@@ -196,6 +196,7 @@ fn workload() -> Workload {
         name: "web".into(),
         kind: WorkloadKind::Container.into(),
         phase: WorkloadPhase::Up.into(),
+        wanted_up: true,
         why: "its last run used too much memory".into(),
         status: "Up \u{1b}[31m2 minutes".into(),
         image: "nginx".into(),
