@@ -1,39 +1,30 @@
 //! The whole server over real sockets: joining, roles, records. PID 1's side of the protocol is played by a peer that makes nothing and refuses
 //! everything, so that what passes the gate is seen to get there.
 
+#![allow(missing_docs)]
+
+mod machine;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 
 use byre_api::client::{AdoptError, ConnectError, Endpoint, TcpEndpoint, adopt, connect};
-use byre_api::pki::{Authority, ClientIdentity};
+use byre_api::pki::Authority;
 use byre_api::proto;
 use byre_api::proto::identity_client::IdentityClient;
 use byre_api::proto::images_client::ImagesClient;
 use byre_api::proto::node_client::NodeClient;
 use byre_api::proto::workloads_client::WorkloadsClient;
 use byre_api::role::Role;
-use byre_api_server::{ApiConfig, FactsSource, NodeFacts, NodeVersion, Options, serve};
+use byre_api_server::ApiConfig;
 use byre_protocol::control::{Call, FromInit, Refused, RefusedCode, Reply, Request};
 use byre_protocol::frame::{self, MESSAGE_BYTES};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use machine::{TOKEN, joinable, machine};
+use rustix::net::{RecvFlags, SendFlags};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
-struct Facts;
-
-impl FactsSource for Facts {
-    fn facts(&self) -> NodeFacts {
-        NodeFacts { hostname: "node-1".into(), processors: 2, ..NodeFacts::default() }
-    }
-    fn version(&self) -> NodeVersion {
-        NodeVersion { os_version: "1.2.3".into(), ..NodeVersion::default() }
-    }
-}
-
-/// Answers on PID 1's end until the other one is closed.
+/// Answers on PID 1's end until the other one is closed: makes nothing and refuses everything.
 fn refusing_init(socket: &OwnedFd) {
     let mut buffer = vec![0; MESSAGE_BYTES];
     while let Ok((length, _)) = frame::receive(socket.as_fd(), &mut buffer, RecvFlags::empty()) {
@@ -50,70 +41,6 @@ fn refusing_init(socket: &OwnedFd) {
     }
 }
 
-struct Machine {
-    directory: tempfile::TempDir,
-    authority: Authority,
-    address: String,
-}
-
-impl Machine {
-    fn unix(&self) -> Endpoint {
-        Endpoint::Unix(self.directory.path().join("api.sock"))
-    }
-
-    fn tcp(&self, identity: ClientIdentity) -> TcpEndpoint {
-        TcpEndpoint {
-            address: self.address.clone(),
-            server_name: Some("node-1".into()),
-            authority_pem: self.authority.certificate_pem().into(),
-            identity,
-        }
-    }
-
-    fn client(&self, role: Role) -> TcpEndpoint {
-        self.tcp(self.authority.client("erika", role).unwrap())
-    }
-}
-
-/// Starts the server on a thread of its own with a runtime of its own, as in the real process.
-async fn machine(configure: impl FnOnce(&Authority) -> ApiConfig) -> Machine {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    let authority = Authority::generate("test").unwrap();
-    std::fs::write(path("api.json"), serde_json::to_vec(&configure(&authority)).unwrap()).unwrap();
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-    std::thread::spawn(move || refusing_init(&theirs));
-    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = tcp.local_addr().unwrap().to_string();
-    let unix = std::os::unix::net::UnixListener::bind(path("api.sock")).unwrap();
-    let (is_ready, ready) = tokio::sync::oneshot::channel();
-    let announce = Box::new(move || is_ready.send(()).unwrap());
-    let mut options = Options::new(ours, Arc::new(Facts), announce);
-    options.unix = Some(unix.into());
-    options.tcp = Some(tcp.into());
-    options.state = directory.path().into();
-    options.audit = directory.path().into();
-    options.config = path("api.json");
-    options.sockets.log = path("none.sock");
-    options.sockets.image = path("none.sock");
-    options.sockets.stats = path("none.sock");
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(serve(options))
-    });
-    ready.await.unwrap();
-    Machine { directory, authority, address }
-}
-
-fn joinable(authority: &Authority) -> ApiConfig {
-    ApiConfig {
-        ca_pem: Some(authority.certificate_pem().to_owned()),
-        join_token: Some(TOKEN.into()),
-        hostname: Some("node-1".into()),
-    }
-}
-
 fn records(directory: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(directory.join("audit.log")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -125,7 +52,7 @@ fn code<T>(result: Result<T, Status>) -> Code {
 
 #[tokio::test]
 async fn a_node_is_joined_once_verified_and_serves_with_its_certificate() {
-    let machine = machine(joinable).await;
+    let machine = machine(joinable, |socket| refusing_init(&socket)).await;
     let admin = machine.client(Role::Admin);
     let before = connect(&Endpoint::Tcp(admin.clone())).await.unwrap_err();
     assert!(matches!(before, ConnectError::Tls(..)), "{before}");
@@ -153,7 +80,7 @@ async fn a_node_is_joined_once_verified_and_serves_with_its_certificate() {
 
 #[tokio::test]
 async fn a_client_of_another_authority_or_without_a_role_gets_nowhere() {
-    let machine = machine(joinable).await;
+    let machine = machine(joinable, |socket| refusing_init(&socket)).await;
     adopt(&machine.client(Role::Admin), &machine.authority, TOKEN, &[]).await.unwrap();
     let stranger = Authority::generate("stranger").unwrap().client("mallory", Role::Admin).unwrap();
     // With TLS 1.3 the client is done before the server has looked at its certificate: the refusal comes with the first call at the latest.
@@ -209,7 +136,7 @@ async fn all_methods(channel: Channel) -> Vec<(&'static str, Role, Code)> {
 
 #[tokio::test]
 async fn every_role_may_do_exactly_what_it_may() {
-    let machine = machine(joinable).await;
+    let machine = machine(joinable, |socket| refusing_init(&socket)).await;
     adopt(&machine.client(Role::Admin), &machine.authority, TOKEN, &[]).await.unwrap();
     for role in Role::ALL {
         let channel = connect(&Endpoint::Tcp(machine.client(role))).await.unwrap();
@@ -229,7 +156,7 @@ async fn every_role_may_do_exactly_what_it_may() {
 
 #[tokio::test]
 async fn before_it_is_joined_a_node_serves_its_identity_alone_over_tcp_and_all_over_the_unix_socket() {
-    let machine = machine(joinable).await;
+    let machine = machine(joinable, |socket| refusing_init(&socket)).await;
     let channel = connect(&machine.unix()).await.unwrap();
     // Whoever runs this test is root, or not and then may only read.
     let root = rustix::process::getuid().is_root();
@@ -241,7 +168,7 @@ async fn before_it_is_joined_a_node_serves_its_identity_alone_over_tcp_and_all_o
 
 #[tokio::test]
 async fn without_an_authority_nothing_answers_over_tcp() {
-    let machine = machine(|_| ApiConfig::default()).await;
+    let machine = machine(|_| ApiConfig::default(), |socket| refusing_init(&socket)).await;
     assert!(connect(&Endpoint::Tcp(machine.client(Role::Admin))).await.is_err());
     let channel = connect(&machine.unix()).await.unwrap();
     NodeClient::new(channel).version(proto::VersionRequest {}).await.unwrap();
@@ -249,7 +176,7 @@ async fn without_an_authority_nothing_answers_over_tcp() {
 
 #[tokio::test]
 async fn a_deadline_is_honoured() {
-    let machine = machine(joinable).await;
+    let machine = machine(joinable, |socket| refusing_init(&socket)).await;
     let mut node = NodeClient::new(connect(&machine.unix()).await.unwrap());
     let mut request = tonic::Request::new(proto::VersionRequest {});
     request.set_timeout(std::time::Duration::from_nanos(1));
