@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::DOCUMENT_BYTES;
 
-/// SMBIOS structures of type 11 that are looked at: QEMU makes one, some hypervisors one per string.
-const SMBIOS_STRUCTURES: u32 = 16;
-/// A structure with its strings. 2.x tables end at 64 KiB; base64 of the largest document needs a third more than that.
-const SMBIOS_BYTES: usize = 128 * 1024;
+/// The whole table. Large servers have some hundred structures of a few hundred bytes; base64 of the largest document needs 88 KiB.
+const SMBIOS_BYTES: usize = 1 << 20;
+/// Structures of a table that are looked at; handles are 16 bits wide.
+const SMBIOS_STRUCTURES: usize = 1 << 16;
+/// OEM strings that are kept for later: QEMU makes one structure of them, some hypervisors one per string.
+const CANDIDATES: usize = 16;
 /// Strings of one structure; their count is one byte in the format.
 const SMBIOS_STRINGS: usize = 255;
 /// An identity is a UUID, a machine identity 32 digits.
@@ -40,7 +42,7 @@ pub struct Paths {
     pub run: PathBuf,
     /// `/state/config`.
     pub state: PathBuf,
-    /// The machine identity, `/etc/machine-id`.
+    /// The machine identity, `/run/byre/machine-id`.
     pub machine_id: PathBuf,
     /// The group of `byred api`, which alone may read its secret: what is made in `run/config` must belong to it, by that
     /// directory's set-group-id bit. `None` does not look.
@@ -53,7 +55,7 @@ impl Default for Paths {
             sys: "/sys".into(),
             run: "/run/byre".into(),
             state: "/state/config".into(),
-            machine_id: "/etc/machine-id".into(),
+            machine_id: "/run/byre/machine-id".into(),
             api_group: Some(API_GROUP),
         }
     }
@@ -81,7 +83,7 @@ pub(crate) struct Candidate {
 /// Bytes copied from the sources, in their fixed order.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
-    smbios: Vec<(String, Vec<u8>)>,
+    smbios: Option<(String, Vec<u8>)>,
     plain: Vec<(String, Vec<u8>)>,
     /// Sources that exist and could not be read.
     pub unreadable: Vec<String>,
@@ -91,12 +93,9 @@ impl Gathered {
     /// Copies all that the sources hold.
     pub(crate) fn read(paths: &Paths) -> Self {
         let mut this = Self::default();
-        for index in 0..SMBIOS_STRUCTURES {
-            let path = paths.sys.join(format!("firmware/dmi/entries/11-{index}/raw"));
-            if let Some(bytes) = this.copy(&path, SMBIOS_BYTES) {
-                this.smbios.push((path.display().to_string(), bytes));
-            }
-        }
+        // The table itself needs no module, unlike its structures one by one below `entries`.
+        let path = paths.sys.join("firmware/dmi/tables/DMI");
+        this.smbios = this.copy(&path, SMBIOS_BYTES).map(|bytes| (path.display().to_string(), bytes));
         let credential = paths.sys.join("firmware/qemu_fw_cfg/by_name/opt/byre/config/raw");
         for path in [credential, paths.run.join("nocloud/byre.toml"), paths.run.join("nocloud/user-data")] {
             // One byte more than allowed, so that the parser refuses what is too large by name.
@@ -121,8 +120,9 @@ impl Gathered {
     /// The documents in the order in which they are tried.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         let mut candidates = Vec::new();
-        for (path, structure) in &self.smbios {
-            candidates.extend(oem_strings(structure).into_iter().filter_map(|string| from_oem_string(path, string)));
+        if let Some((path, table)) = &self.smbios {
+            let strings = structures(table).into_iter().flat_map(oem_strings);
+            candidates.extend(strings.filter_map(|string| from_oem_string(path, string)).take(CANDIDATES));
         }
         for (path, bytes) in &self.plain {
             // A disk for other systems may carry an empty user-data, which NoCloud requires to exist.
@@ -150,6 +150,24 @@ pub(crate) fn read_bounded(path: &Path, limit: usize) -> std::io::Result<Vec<u8>
     let mut bytes = Vec::new();
     File::open(path)?.take(u64::try_from(limit).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The structures of a table, each with its strings (DMTF DSP0134, section 6.1); those before the first that is not well formed.
+fn structures(table: &[u8]) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    let mut rest = table;
+    while let [_, length, _, _, ..] = rest
+        && found.len() < SMBIOS_STRUCTURES
+    {
+        // A header is four bytes; the strings behind the formatted part end with an empty one.
+        let formatted = usize::from(*length).max(4);
+        let Some(strings) = rest.get(formatted..) else { break };
+        let Some(end) = strings.windows(2).position(|pair| pair == [0, 0]) else { break };
+        let (structure, after) = rest.split_at(formatted + end + 2);
+        found.push(structure);
+        rest = after;
+    }
+    found
 }
 
 /// The strings of an SMBIOS structure of type 11 (DMTF DSP0134, sections 6.1.3 and 7.12); nothing where it is not well formed.
@@ -190,15 +208,17 @@ mod tests {
 
     #[test]
     fn each_prefix_gives_the_document() {
-        let smbios = structure(&[
+        // A structure of another kind without strings comes first, as in any table.
+        let mut smbios = vec![127, 4, 0, 0, 0, 0];
+        smbios.extend(structure(&[
             b"vendor=x",
             b"io.byre.config=version = 1",
             b"io.systemd.credential:byre.config=version = 1",
             b"io.systemd.credential.binary:byre.config=dmVyc2lvbiA9IDE=",
             b"io.systemd.credential.binary:byre.config=***",
             b"io.systemd.credential:other=version = 1",
-        ]);
-        let gathered = Gathered { smbios: vec![("raw".into(), smbios)], ..Gathered::default() };
+        ]));
+        let gathered = Gathered { smbios: Some(("DMI".into(), smbios)), ..Gathered::default() };
         let found = gathered.candidates();
         assert_eq!(found.len(), 4);
         for good in found.iter().take(3) {
@@ -217,8 +237,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_structure_is_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let gathered = Gathered { smbios: vec![("raw".into(), bytes)], ..Gathered::default() };
-            prop_assert!(gathered.candidates().len() <= SMBIOS_STRINGS);
+            let gathered = Gathered { smbios: Some(("DMI".into(), bytes)), ..Gathered::default() };
+            prop_assert!(gathered.candidates().len() <= CANDIDATES);
         }
     }
 }

@@ -26,7 +26,7 @@ impl Machine {
             machine_id: root.join("machine-id"),
             api_group: None,
         };
-        for path in ["state", "run/config", "run/nocloud", "sys/class/dmi/id", "sys/firmware/dmi/entries/11-0"] {
+        for path in ["state", "run/config", "run/nocloud", "sys/class/dmi/id", "sys/firmware/dmi/tables"] {
             std::fs::create_dir_all(root.join(path)).expect("a directory");
         }
         let this = Self { directory, paths };
@@ -52,7 +52,7 @@ impl Machine {
         bytes.extend_from_slice(b"io.byre.config=");
         bytes.extend_from_slice(text.as_bytes());
         bytes.extend_from_slice(&[0, 0]);
-        self.write("sys/firmware/dmi/entries/11-0/raw", &bytes);
+        self.write("sys/firmware/dmi/tables/DMI", &bytes);
     }
 
     fn boot(&self) -> String {
@@ -216,6 +216,47 @@ fn the_schema_in_the_manual_is_the_one_of_the_types() {
         json_schema(),
         "run this test with BYRE_WRITE_SCHEMAS=1 and commit docs/configuration.schema.json"
     );
+}
+
+/// Names the machine's directory to the process that is the service.
+const MACHINE: &str = "BYRE_CONFIG_TEST_MACHINE";
+
+/// Not a test: what [`the_sealed_service_hands_out_a_full_configuration`] runs in a process of its own.
+#[test]
+fn the_service_itself() {
+    let Some(root) = std::env::var_os(MACHINE).map(std::path::PathBuf::from) else { return };
+    let paths = Paths {
+        sys: root.join("sys"),
+        run: root.join("run"),
+        state: root.join("state"),
+        machine_id: root.join("machine-id"),
+        api_group: None,
+    };
+    run_with(&paths, || byre_sandbox::seal(&byre_sandbox::profiles::CONFIG)).expect("the configuration is handed out");
+}
+
+#[test]
+fn the_sealed_service_hands_out_a_full_configuration() {
+    let machine = Machine::new();
+    let manual = include_str!("../../../docs/configuration.md");
+    let fixed = manual.split("```toml\n").nth(2).and_then(|rest| rest.split("```").next()).expect("the second example");
+    machine.smbios("version = 7\n");
+    machine.user_data(&format!(
+        "{fixed}\n[identity]\nhostname = \"sealed\"\n[api]\njoin_token = \"0123456789abcdef0123\"\nca_pem = \"\"\"\n{CA}\"\"\"\n"
+    ));
+    for _boot in 0..2 {
+        let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "tests::the_service_itself", "--nocapture"])
+            .env(MACHINE, machine.directory.path())
+            .output()
+            .expect("the service runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("config: ") && !said.contains("0123456789abcdef0123"), "{said}");
+        assert_eq!(machine.read("run/config/hostname"), "sealed\n");
+        assert!(machine.read("run/config/net.json").contains("192.168.10.5/24"));
+    }
+    assert!(machine.read("state/current.toml").starts_with("# byre-accepted-1 "));
 }
 
 proptest! {

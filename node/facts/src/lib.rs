@@ -78,7 +78,7 @@ impl Collector {
             uptime_ms,
             booted_wall_ms: self.booted_wall_ms,
             hostname: read::attribute(root.proc.join("sys/kernel/hostname")).unwrap_or_default(),
-            machine_id: read::attribute(root.etc.join("machine-id")),
+            machine_id: read::attribute(root.run.join("machine-id")),
         }
     }
 

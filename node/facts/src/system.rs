@@ -55,11 +55,16 @@ pub(crate) fn operating_system(root: &Root) -> OperatingSystem {
         id: assigned(&release, "ID"),
         version: assigned(&release, "VERSION_ID"),
         name: assigned(&release, "PRETTY_NAME"),
-        slot: boot.slot,
-        root_hash: boot.root_hash,
+        slot: known(boot.slot),
+        root_hash: known(boot.root_hash),
         install: boot.install,
-        disk: boot.disk,
+        disk: known(boot.disk),
     }
+}
+
+/// The record has empty texts for what a boot without slots does not have.
+fn known(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 /// Measures what protects the node.

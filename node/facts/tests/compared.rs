@@ -98,8 +98,7 @@ fn memory_and_time_are_those_of_the_kernel() {
 }
 
 #[test]
-fn measuring_again_needs_no_system_calls_but_reading() {
-    // The second measurement is the one that a sealed service makes.
+fn what_does_not_change_does_not_change() {
     let collector = Collector::default();
     let (first, second) = (collector.facts(), collector.facts());
     assert_eq!(first.kernel, second.kernel);
@@ -107,6 +106,33 @@ fn measuring_again_needs_no_system_calls_but_reading() {
     let summary = summary(&second);
     assert_eq!(summary.processors, second.cpu.threads);
     assert_eq!(summary.conditions.len(), 4);
+}
+
+/// Tells a process that it is the one to be sealed.
+const SEALED: &str = "BYRE_FACTS_TEST_SEALED";
+
+/// Not a test: what [`a_sealed_service_can_measure`] runs in a process of its own.
+#[test]
+fn the_service_itself() {
+    if std::env::var_os(SEALED).is_none() {
+        return;
+    }
+    let collector = Collector::default();
+    byre_sandbox::seal(&byre_sandbox::profiles::API).expect("the filter is taken");
+    let facts = collector.facts();
+    assert!(facts.memory.total_bytes > 0 && facts.cpu.threads > 0);
+    println!("measured");
+}
+
+#[test]
+fn a_sealed_service_can_measure() {
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "the_service_itself", "--nocapture"])
+        .env(SEALED, "1")
+        .output()
+        .expect("the service runs");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("measured"));
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn absurd_times_are_bounded() {
     assert_eq!(end(1), Ok(Some(60)));
     assert_eq!(end(u32::MAX - 1), Ok(Some(LEASE_MAXIMUM_S)));
     assert_eq!(end(u32::MAX), Ok(None));
-    for (renew, rebind) in [(0, 0), (4000, 5000), (3000, 2000), (1, 3599)] {
+    for (renew, rebind) in [(0, 0), (4000, 5000), (3000, 2000), (1, 3600)] {
         let bytes = ack(|message| {
             message.opts_mut().insert(DhcpOption::Renewal(renew));
             message.opts_mut().insert(DhcpOption::Rebinding(rebind));

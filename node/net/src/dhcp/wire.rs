@@ -328,10 +328,11 @@ fn times(message: &Message) -> Result<Option<Times>, Ignored> {
         None
     };
     // RFC 2131, section 4.4.5: half and seven eighths, unless the server says something that makes sense.
-    let (renew_s, rebind_s) = match (renew, rebind) {
-        (Some(renew), Some(rebind)) if renew >= RENEW_MINIMUM_S && renew < rebind && rebind < end_s => (renew, rebind),
-        (Some(renew), None) if renew >= RENEW_MINIMUM_S && renew < end_s / 8 * 7 => (renew, end_s / 8 * 7),
-        _ => (end_s / 2, end_s / 8 * 7),
+    let (half, seven_eighths) = (end_s / 2, end_s / 8 * 7);
+    let (renew_s, rebind_s) = match (renew.map(|seconds| seconds.max(RENEW_MINIMUM_S)), rebind) {
+        (Some(renew), Some(rebind)) if renew < rebind && rebind < end_s => (renew, rebind),
+        (Some(renew), None) if renew < seven_eighths => (renew, seven_eighths),
+        (Some(_) | None, Some(_) | None) => (half, seven_eighths),
     };
     Ok(Some(Times { renew_s, rebind_s, end_s }))
 }
