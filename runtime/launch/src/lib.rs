@@ -27,6 +27,7 @@ mod inside;
 mod limits;
 mod mounts;
 mod procfs;
+mod remove;
 mod report;
 mod rootfs;
 mod settings;
@@ -44,6 +45,7 @@ use byre_plan::{ExecPlan, LaunchRequest, Namespace, Plan, WorkloadId};
 use rustix::io::Errno;
 
 pub use descriptors::{Descriptors, Stdio};
+pub use remove::remove_container_files;
 pub use report::{Report, read_report};
 pub use sys::{is_pid1, mark_pid1};
 

@@ -14,6 +14,11 @@ use std::process::ExitCode;
 use native::bench::{Bench, Test};
 
 fn main() -> ExitCode {
+    if std::env::args().next().is_some_and(|name| name == "helper-probe") {
+        let name = nix::unistd::gethostname().unwrap_or_default();
+        println!("helper inside {}", name.to_string_lossy());
+        return ExitCode::SUCCESS;
+    }
     let bench = match Bench::new() {
         Ok(bench) => bench,
         Err(missing) => {

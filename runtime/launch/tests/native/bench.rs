@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use byre_launch::{Child, Context, Descriptors, Report, StartError, Stdio, cgroup, read_report, start};
+use byre_plan::seccomp::{self, Instruction};
 use byre_plan::{
     ExecPlan, LaunchRequest, Namespace, Namespaces, Origin, Plan, Policy, Process, Program, Refusal, Resources, Root,
     User, WorkloadId,
@@ -23,6 +24,7 @@ pub(crate) struct Bench {
     parent: OwnedFd,
     parent_path: PathBuf,
     helper: File,
+    filter: Vec<Instruction>,
     /// Layers, containers and volumes lie below.
     pub(crate) files: tempfile::TempDir,
 }
@@ -49,7 +51,8 @@ impl Bench {
         for name in ["layers", "containers", "volumes"] {
             std::fs::create_dir(files.path().join(name)).map_err(|error| format!("temporary directory: {error}"))?;
         }
-        Ok(Self { parent, parent_path, helper, files })
+        let filter = seccomp::compile(&seccomp::default_profile()).map_err(|error| error.to_string())?;
+        Ok(Self { parent, parent_path, helper, filter, files })
     }
 
     /// Runs a test in a child process; true if it ended well.
@@ -110,7 +113,7 @@ impl Bench {
             store_layers: layers,
             containers,
             volumes,
-            default_seccomp: &[],
+            default_seccomp: &self.filter,
             helper_program: self.helper.as_fd(),
             denied_devices: &[(254, u32::MAX)],
         };

@@ -23,6 +23,9 @@ pub(crate) const ALL: &[Test] = &[
     ("a read-only root cannot be written, its mounts can", read_only_root),
     ("standard streams can be opened anew by any user", streams_of_any_user),
     ("generated files are there, read-only", generated_files),
+    ("the default filter holds without no_new_privs too", without_no_new_privileges),
+    ("a removed container leaves nothing", removal),
+    ("the node's helper runs inside by its descriptor", helper),
     ("a new volume is filled from the image and kept", volumes),
     ("a terminal is the container's own", terminal),
     ("an exec is inside, in the leaf, with the workload's view", exec_inside),
@@ -44,7 +47,7 @@ fn layer(bench: &Bench, number: u8, busybox: bool, more: impl FnOnce(&Path)) -> 
         std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for name in [
             "sh", "cat", "id", "ls", "stat", "mount", "grep", "echo", "readlink", "touch", "sleep", "hostname", "tty",
-            "stty", "ps", "dd", "mkdir", "env", "pwd", "test",
+            "stty", "ps", "ln", "dd", "mkdir", "env", "pwd", "test",
         ] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -98,6 +101,7 @@ fn container(layers: Vec<Digest>, script: &str) -> LaunchRequest {
         namespaces: Namespaces { user: UserNamespace::Automatic, ..Namespaces::default() },
         mounts: default_mount_list(),
         hostname: Some("box".to_owned()),
+        seccomp: byre_plan::Seccomp::Default,
         masked_paths: vec!["/proc/kcore".to_owned(), "/sys/firmware".to_owned(), "/proc/acpi".to_owned()],
         read_only_paths: vec!["/proc/sys".to_owned()],
         ..host
@@ -188,6 +192,33 @@ fn generated_files(bench: &Bench) {
     assert_eq!(ended.code, Some(1));
 }
 
+fn without_no_new_privileges(bench: &Bench) {
+    let mut request = container(vec![base(bench)], "grep -E '^(Seccomp:|NoNewPrivs)' /proc/self/status");
+    request.process.no_new_privileges = false;
+    request.process.user.user = Principal::Id(777);
+    assert_eq!(bench.run(request).output(), "NoNewPrivs:\t0\nSeccomp:\t2\n");
+}
+
+fn removal(bench: &Bench) {
+    let script = "mkdir -p /a/b/c; echo x > /a/b/c/file; ln -s /etc /a/link; echo done";
+    let ended = bench.start(&check(container(vec![base(bench)], script)).unwrap(), 0xdead).finish();
+    assert_eq!(ended.output(), "done\n");
+    let containers = bench.directory("containers");
+    let own = bench.files.path().join("containers/000000000000dead");
+    assert!(own.exists());
+    byre_launch::remove_container_files(&containers, byre_plan::WorkloadId(0xdead)).unwrap();
+    assert!(!own.exists());
+    // What is not there is removed already.
+    byre_launch::remove_container_files(&containers, byre_plan::WorkloadId(0xdead)).unwrap();
+}
+
+fn helper(bench: &Bench) {
+    let mut request = container(vec![base(bench)], "");
+    request.process.program = byre_plan::Program::Helper;
+    request.process.args = vec!["helper-probe".to_owned()];
+    assert_eq!(bench.run(request).output(), "helper inside box\n");
+}
+
 fn volumes(bench: &Bench) {
     let image = layer(bench, 4, true, |root| {
         std::fs::create_dir_all(root.join("data/inner")).unwrap();
@@ -231,7 +262,7 @@ fn exec_inside(bench: &Bench) {
     process.user.user = Principal::Name("web".to_owned());
     let exec = Plan::check_exec(process, &plan, &super::bench::policy(), byre_plan::Origin::VerifiedRoot).unwrap();
     let ended = running.exec(&exec, &plan);
-    let expected = "101\n102 4\nbox\nsleep\n0::/\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t0\n";
+    let expected = "101\n102 4\nbox\nsleep\n0::/\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
     assert_eq!(ended.output(), expected);
     byre_launch::cgroup::kill(running.outer.as_fd()).unwrap();
     running.finish();
