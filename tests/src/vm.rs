@@ -101,7 +101,10 @@ impl VmConfig {
     }
 
     /// Makes the overlay and the firmware's variables, unless they are there.
-    fn prepare(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When there is no image, or qemu-img or the firmware is not installed.
+    pub fn prepare(&self) -> Result<()> {
         std::fs::create_dir_all(&self.directory)?;
         let overlay = self.overlay();
         if !overlay.exists() {
@@ -120,8 +123,12 @@ impl VmConfig {
         Ok(())
     }
 
-    /// QEMU's whole command line; the protocol channel is the inherited descriptor `qmp`.
-    fn command(&self, qmp: i32) -> Result<Command> {
+    /// QEMU's whole command line. `console` is where the console goes (`-serial`), `qmp` the socket of the machine
+    /// protocol (`-chardev socket`).
+    ///
+    /// # Errors
+    /// When the firmware is not installed.
+    pub fn command(&self, console: &str, qmp: &str) -> Result<Command> {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,smm=off,vmport=off"]);
         if kvm::works() {
@@ -132,14 +139,7 @@ impl VmConfig {
         }
         command
             .args(["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()])
-            .args([
-                "-serial",
-                "stdio",
-                "-chardev",
-                &format!("socket,id=qmp,fd={qmp}"),
-                "-mon",
-                "chardev=qmp,mode=control",
-            ])
+            .args(["-serial", console, "-chardev", &format!("socket,id=qmp,{qmp}"), "-mon", "chardev=qmp,mode=control"])
             .args(["-device", "i6300esb", "-action", "watchdog=reset", "-device", "virtio-rng-pci"])
             .arg("-drive")
             .arg(format!("if=none,id=disk,format=qcow2,discard=unmap,file={}", self.overlay().display()))
@@ -199,7 +199,7 @@ impl Vm {
         config.prepare()?;
         let (ours, theirs) = UnixStream::pair()?;
         let theirs = OwnedFd::from(theirs);
-        let mut command = config.command(theirs.as_raw_fd())?;
+        let mut command = config.command("stdio", &format!("fd={}", theirs.as_raw_fd()))?;
         let number = theirs.as_raw_fd();
         // SAFETY: between fork and exec only fcntl runs, which is async-signal-safe; `theirs` lives until after spawn.
         unsafe {
