@@ -1,7 +1,16 @@
-//! The test harness: machines to boot and what drives them. It must not contain tests of the product itself (those are
-//! scenarios on top of it), and must not weaken an image to make it testable.
+//! What tests of a whole node are made of: container images, machines, a node that was made ready, and the scenarios.
+//!
+//! Used by `byre-scenarios` and by the developer commands; never by anything that ships on a node. It must not weaken an image to make it
+//! testable: a scenario drives a node as its users do, through the API and through `byrectl`.
 
+pub mod credentials;
+pub mod ctl;
+pub mod images;
 pub mod kvm;
+pub mod node;
+pub mod oci;
 pub mod qmp;
+pub mod scenarios;
 pub mod serial;
+pub mod terminal;
 pub mod vm;

@@ -1,0 +1,143 @@
+//! Runs scenarios and prints as libtest does, so that one reader adds up all results.
+//!
+//! One after the other: a machine under software emulation takes a whole processor. What failed keeps its machine's files, console and
+//! logs below `<target>/tests/<scenario>/`; what passed leaves nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use byre_tests::node::{Lab, Node};
+use byre_tests::scenarios::{On, Scenario, all};
+
+struct Arguments {
+    lab: Lab,
+    target: PathBuf,
+    filters: Vec<String>,
+    list: bool,
+}
+
+/// Paths come from `cargo xtask test`, which built what they name.
+fn arguments() -> Result<Arguments> {
+    let mut words = std::env::args().skip(1);
+    let (mut target, mut byrectl, mut image, mut filters, mut list) = (None, None, None, Vec::new(), false);
+    while let Some(word) = words.next() {
+        let mut path = || words.next().map(PathBuf::from).with_context(|| format!("{word} needs a path"));
+        match word.as_str() {
+            "--target" => target = Some(path()?),
+            "--byrectl" => byrectl = Some(path()?),
+            "--image" => image = Some(path()?),
+            "--list" => list = true,
+            flag if flag.starts_with('-') => bail!("unknown flag {flag}: --target, --byrectl, --image, --list"),
+            filter => filters.push(filter.to_owned()),
+        }
+    }
+    let target = target.unwrap_or_else(|| PathBuf::from("target"));
+    let lab = Lab {
+        image: image.unwrap_or_else(|| target.join("image")),
+        byrectl: byrectl.unwrap_or_else(|| target.join("x86_64-unknown-linux-gnu/debug/byrectl")),
+        busybox: target.join("images/busybox.tar"),
+        nginx: target.join("images/nginx.tar"),
+        repository: Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
+    };
+    Ok(Arguments { lab, target, filters, list })
+}
+
+fn main() -> Result<ExitCode> {
+    let Arguments { lab, target, filters, list } = arguments()?;
+    let mut scenarios = all();
+    scenarios.retain(|scenario| filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter)));
+    if list {
+        for scenario in &scenarios {
+            println!("{}: test", scenario.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    for needed in [&lab.byrectl, &lab.busybox, &lab.nginx, &lab.image.join("disk.img")] {
+        ensure!(needed.exists(), "{} is missing: `cargo xtask test --only guest` makes it", needed.display());
+    }
+    let lab = Lab { byrectl: lab.byrectl.canonicalize()?, ..lab };
+    let folder = target.join("tests");
+    std::fs::create_dir_all(&folder)?;
+    let folder = folder.canonicalize()?;
+
+    println!("\nrunning {} tests", scenarios.len());
+    let begun = Instant::now();
+    let mut shared = Shared { folder: folder.join("shared"), node: None };
+    let mut failures = Vec::new();
+    for scenario in &scenarios {
+        let started = Instant::now();
+        let result = run(scenario, &lab, &folder, &mut shared);
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        println!("test {} ... {verdict} ({:.1} s)", scenario.name, started.elapsed().as_secs_f64());
+        if let Err(error) = result {
+            println!("    {}", format!("{error:#}").replace('\n', "\n    "));
+            failures.push(scenario.name);
+        }
+    }
+    if failures.is_empty() {
+        shared.node = None;
+        std::fs::remove_dir_all(&shared.folder).ok();
+    } else {
+        println!("\nfailures:\n    {}", failures.join("\n    "));
+    }
+    println!(
+        "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s",
+        if failures.is_empty() { "ok" } else { "FAILED" },
+        scenarios.len() - failures.len(),
+        failures.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The node that scenarios share: booted for the first of them, and again after one that lost it.
+struct Shared {
+    folder: PathBuf,
+    node: Option<Node>,
+}
+
+impl Shared {
+    fn node(&mut self, lab: &Lab) -> Result<&Node> {
+        if self.node.as_ref().is_none_or(|node| node.ctl().ok(&["version"]).is_err()) {
+            self.node = None;
+            // A failed one's files stay until here, where a new machine needs the place.
+            std::fs::remove_dir_all(&self.folder).ok();
+            let node = Node::boot(lab, &self.folder).context("the shared node did not boot")?;
+            node.load_busybox(lab)?;
+            self.node = Some(node);
+        }
+        self.node.as_ref().context("no node")
+    }
+}
+
+fn run(scenario: &Scenario, lab: &Lab, folder: &Path, shared: &mut Shared) -> Result<()> {
+    let own = folder.join(scenario.name.replace("::", "-"));
+    std::fs::remove_dir_all(&own).ok();
+    let result = match scenario.on {
+        On::Nothing(check) => check(lab),
+        On::Shared(check) => {
+            let node = shared.node(lab)?;
+            let result = check(node);
+            if result.is_err() {
+                std::fs::create_dir_all(&own)?;
+                node.keep_evidence(&own);
+                std::fs::write(own.join("serial.log"), node.serial().text())?;
+            }
+            result
+        }
+        On::Own(check) => {
+            std::fs::create_dir_all(&own)?;
+            check(lab, &own)
+        }
+    };
+    match result {
+        Ok(()) => {
+            std::fs::remove_dir_all(&own).ok();
+            Ok(())
+        }
+        Err(error) if own.exists() => Err(error.context(format!("kept in {}", own.display()))),
+        Err(error) => Err(error),
+    }
+}
