@@ -5,7 +5,6 @@
 
 pub mod credentials;
 pub mod ctl;
-pub mod images;
 pub mod kvm;
 pub mod node;
 pub mod oci;

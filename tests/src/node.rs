@@ -49,6 +49,7 @@ pub struct Node {
     vm: Vm,
     ctl: Ctl,
     credentials: Credentials,
+    busybox: PathBuf,
     api: u16,
     http: u16,
 }
@@ -59,6 +60,7 @@ pub struct Off {
     pub config: VmConfig,
     ctl: Ctl,
     credentials: Credentials,
+    busybox: PathBuf,
     api: u16,
     http: u16,
 }
@@ -86,15 +88,21 @@ impl Node {
         config.forwards = vec![Forward { host: api, guest: API_PORT }, Forward { host: http, guest: HTTP_PORT }];
         config.fw_cfg = vec![("opt/byre/config".to_owned(), credentials.configuration())];
         credentials.write_contexts(&ctl, &format!("127.0.0.1:{api}"))?;
-        Ok(Off { config, ctl, credentials, api, http })
+        Ok(Off { config, ctl, credentials, busybox: lab.busybox.clone(), api, http })
     }
 
     /// Loads the image `busybox`, which nearly every scenario uses.
     ///
     /// # Errors
     /// If the node refuses it.
-    pub fn load_busybox(&self, lab: &Lab) -> Result<()> {
-        self.ctl.ok(&["image", "load", &lab.busybox.to_string_lossy()]).map(drop)
+    pub fn load_busybox(&self) -> Result<()> {
+        self.ctl.ok(&["image", "load", &self.busybox.to_string_lossy()]).map(drop)
+    }
+
+    /// The archive of the image `busybox`.
+    #[must_use]
+    pub fn busybox(&self) -> &Path {
+        &self.busybox
     }
 
     /// `byrectl` as administrator.
@@ -149,8 +157,8 @@ impl Node {
     /// # Errors
     /// If it does not within [`OFF_LIMIT`].
     pub fn wait_off(self) -> Result<Off> {
-        let Self { vm, ctl, credentials, api, http } = self;
-        Ok(Off { config: vm.wait_for_power_off(OFF_LIMIT)?, ctl, credentials, api, http })
+        let Self { vm, ctl, credentials, busybox, api, http } = self;
+        Ok(Off { config: vm.wait_for_power_off(OFF_LIMIT)?, ctl, credentials, busybox, api, http })
     }
 
     /// Cuts the power.
@@ -158,8 +166,8 @@ impl Node {
     /// # Errors
     /// If the machine cannot be killed.
     pub fn power_cut(self) -> Result<Off> {
-        let Self { vm, ctl, credentials, api, http } = self;
-        Ok(Off { config: vm.power_cut()?, ctl, credentials, api, http })
+        let Self { vm, ctl, credentials, busybox, api, http } = self;
+        Ok(Off { config: vm.power_cut()?, ctl, credentials, busybox, api, http })
     }
 
     /// Writes what a developer would look at into `folder`: kernel log, services and their logs, containers.
@@ -197,8 +205,8 @@ impl Off {
     /// # Errors
     /// If QEMU cannot be started.
     pub fn power(self) -> Result<Node> {
-        let Self { config, ctl, credentials, api, http } = self;
-        Ok(Node { vm: Vm::start(config)?, ctl, credentials, api, http })
+        let Self { config, ctl, credentials, busybox, api, http } = self;
+        Ok(Node { vm: Vm::start(config)?, ctl, credentials, busybox, api, http })
     }
 }
 

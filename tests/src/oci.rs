@@ -4,9 +4,11 @@
 //! Damaged archives for tests are made by changing what this writes, not here.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::path::Path;
 
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -184,6 +186,40 @@ impl Archive {
     }
 }
 
+/// The content of one file of the lowest layer of an OCI archive with gzip layers; `path` is relative to the image's root.
+///
+/// # Errors
+/// If the archive is not of that kind or has no such file.
+pub fn file_of_archive(archive: impl Read, path: &str) -> io::Result<Vec<u8>> {
+    let mut blobs = BTreeMap::new();
+    for entry in tar::Archive::new(archive).entries()? {
+        let mut entry = entry?;
+        let name = entry.path()?.to_string_lossy().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        blobs.insert(name, content);
+    }
+    let missing = |what: &str| io::Error::new(io::ErrorKind::NotFound, format!("no {what} in the archive"));
+    let json = |name: &str| -> io::Result<Value> {
+        Ok(serde_json::from_slice(blobs.get(name).ok_or_else(|| missing(name))?)?)
+    };
+    let blob = |descriptor: &Value| {
+        descriptor["digest"].as_str().map(|digest| format!("blobs/{}", digest.replace(':', "/"))).unwrap_or_default()
+    };
+    let manifest = json(&blob(&json("index.json")?["manifests"][0]))?;
+    let layer = blob(&manifest["layers"][0]);
+    let layer = GzDecoder::new(blobs.get(&layer).ok_or_else(|| missing(&layer))?.as_slice());
+    for entry in tar::Archive::new(layer).entries()? {
+        let mut entry = entry?;
+        if entry.path()?.strip_prefix("./").unwrap_or(&entry.path()?) == Path::new(path) {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            return Ok(content);
+        }
+    }
+    Err(missing(path))
+}
+
 fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
@@ -213,6 +249,13 @@ mod tests {
     #[test]
     fn an_image_made_twice_is_the_same_bytes() {
         assert_eq!(archive().pack(Vec::new()).unwrap(), archive().pack(Vec::new()).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_found_again() {
+        let packed = archive().pack(Vec::new()).unwrap();
+        assert_eq!(file_of_archive(packed.as_slice(), "bin/a").unwrap(), b"a");
+        assert!(file_of_archive(packed.as_slice(), "bin/x").is_err());
     }
 
     #[test]

@@ -86,6 +86,22 @@ pub(crate) fn make(kind: Kind, out: &Path) -> Result<()> {
     written.with_context(|| format!("cannot write {}", out.display()))
 }
 
+/// Makes `busybox.tar` and `nginx.tar` in `folder`, unless they are there.
+///
+/// # Errors
+/// See [`run`].
+pub(crate) fn make_all(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (kind, name) in [(Kind::Busybox, "busybox.tar"), (Kind::Nginx, "nginx.tar")] {
+        let out = folder.join(name);
+        if !out.exists() {
+            println!("making {}", out.display());
+            make(kind, &out)?;
+        }
+    }
+    Ok(())
+}
+
 fn busybox(layer: &File) -> Result<PackConfig> {
     let dir = tempfile::tempdir()?;
     let fetched = Command::new("apt-get")

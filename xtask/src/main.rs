@@ -1,9 +1,20 @@
 //! Developer commands (`cargo xtask <command>`). Each command is a module with an `Args` and a `run`; this file only
 //! dispatches, and nothing here ships on a node.
 
+mod bench;
 mod container_image;
+#[cfg(test)]
+mod deps;
+mod down;
 mod image;
 mod packages;
+mod report;
+mod reproducible;
+mod test;
+#[cfg(test)]
+mod tidy;
+mod tools;
+mod up;
 
 use clap::{Parser, Subcommand};
 
@@ -16,15 +27,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build everything, boot a node in QEMU and make it known to byrectl.
+    Up(up::Args),
+    /// Stop the node that `up` started.
+    Down(down::Args),
     /// Build the OS image: disk, kernel image, root, bill of materials.
     Image(image::Args),
+    /// Run every test.
+    Test(test::Args),
+    /// Measure, side by side with a peer.
+    Bench(bench::Args),
     /// Make a container image from Debian packages, for first steps and tests.
     ContainerImage(container_image::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Up(args) => up::run(&args),
+        Command::Down(args) => down::run(&args),
         Command::Image(args) => image::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::ContainerImage(args) => container_image::run(&args),
     }
 }

@@ -105,7 +105,7 @@ impl Shared {
             // A failed one's files stay until here, where a new machine needs the place.
             std::fs::remove_dir_all(&self.folder).ok();
             let node = Node::boot(lab, &self.folder).context("the shared node did not boot")?;
-            node.load_busybox(lab)?;
+            node.load_busybox()?;
             self.node = Some(node);
         }
         self.node.as_ref().context("no node")

@@ -69,7 +69,7 @@ fn kernel_log(node: &Node) -> Result<()> {
 
 fn power_button(lab: &Lab, folder: &Path) -> Result<()> {
     let mut node = Node::boot(lab, folder)?;
-    node.load_busybox(lab)?;
+    node.load_busybox()?;
     // Neither one that ignores signals nor one that starts more of itself holds it up.
     node.ctl().ok(&[
         "run",
@@ -110,7 +110,7 @@ fn larger_disk(lab: &Lab, folder: &Path) -> Result<()> {
     let mut machine = Node::new_machine(lab, folder)?;
     machine.config.disk_bytes = Some(DISK_BYTES);
     let node = machine.switch_on()?;
-    node.load_busybox(lab)?;
+    node.load_busybox()?;
     let free = super::sh(&node, &[], "df -k / | tail -1")?;
     let kib: u64 = free.split_whitespace().nth(1).context("df")?.parse().context("df")?;
     ensure!(kib > (DISK_BYTES >> 10) / 2, "the data partition has {kib} KiB of a disk of {DISK_BYTES} bytes");
@@ -126,7 +126,7 @@ fn larger_disk(lab: &Lab, folder: &Path) -> Result<()> {
 /// After a working life, the root and verity partitions of both slots are the bytes that were built.
 fn root_unchanged(lab: &Lab, folder: &Path) -> Result<()> {
     let node = Node::boot(lab, folder)?;
-    node.load_busybox(lab)?;
+    node.load_busybox()?;
     super::sh(&node, &[], "echo worked")?;
     node.ctl().ok(&["shutdown", "--yes"])?;
     let machine = node.wait_off()?;

@@ -58,7 +58,7 @@ fn flipped_bit(lab: &Lab, folder: &Path) -> Result<()> {
     if which == 1 {
         // What was read so far lies before the middle: ask for more than fits the cache.
         node.wait_ready()?;
-        node.load_busybox(lab)?;
+        node.load_busybox()?;
         for service in node.ctl().ok(&["services", "ls", "-q"])?.lines() {
             node.ctl().run(&["services", "restart", service]).ok();
         }
@@ -82,7 +82,7 @@ fn flipped_bit(lab: &Lab, folder: &Path) -> Result<()> {
     wait_long(&mut node)?;
     let text = node.serial().text();
     contains("the console", &text, &["verity", "corrupted"])?;
-    node.load_busybox(lab)?;
+    node.load_busybox()?;
     same("it does its job", sh(&node, &[], "echo fine")?.as_str(), "fine")
 }
 
@@ -146,7 +146,7 @@ fn truncated_uki(lab: &Lab, folder: &Path) -> Result<()> {
 
 fn full_disk(lab: &Lab, folder: &Path) -> Result<()> {
     let node = Node::boot(lab, folder)?;
-    node.load_busybox(lab)?;
+    node.load_busybox()?;
     node.ctl().ok(&["run", "-d", "--name", "beside", "--restart", "always", "busybox", "sleep", "100000"])?;
     let greedy = node.ctl().run(&["run", "--name", "greedy", "busybox", "dd", "if=/dev/zero", "of=/big", "bs=1M"])?;
     contains("what it was told", &greedy.stderr.to_lowercase(), &["no space left"])?;

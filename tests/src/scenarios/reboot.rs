@@ -18,7 +18,7 @@ fn state(node: &Node, name: &str) -> Result<String> {
 
 fn policies(lab: &Lab, folder: &Path) -> Result<()> {
     let mut node = Node::boot(lab, folder)?;
-    node.load_busybox(lab)?;
+    node.load_busybox()?;
     let run = |name: &str, policy: &str| {
         node.ctl().ok(&[
             "run",
@@ -63,7 +63,7 @@ fn policies(lab: &Lab, folder: &Path) -> Result<()> {
 
 fn power_cut(lab: &Lab, folder: &Path) -> Result<()> {
     let node = Node::boot(lab, folder)?;
-    node.load_busybox(lab)?;
+    node.load_busybox()?;
     sh(&node, &["-v", "kept:/kept"], "echo content >/kept/file && sync")?;
     node.ctl().ok(&["run", "-d", "--name", "lives", "--restart", "always", "busybox", "sleep", "100000"])?;
     node.ctl().ok(&["create", "--name", "made", "busybox", "true"])?;

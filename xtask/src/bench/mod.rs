@@ -1,0 +1,27 @@
+//! `cargo xtask bench`: measurements, each side by side with a peer in one run. What they print is in `report.rs`.
+
+mod boots;
+mod node;
+
+use anyhow::Result;
+
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+/// What is measured.
+#[derive(clap::Subcommand, Debug)]
+enum Suite {
+    /// A whole node: boot, memory at rest, start of a container, sizes.
+    Node(node::Args),
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.suite {
+        Suite::Node(args) => node::run(args),
+    }
+}
