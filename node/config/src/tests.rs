@@ -221,6 +221,50 @@ fn the_schema_in_the_manual_is_the_one_of_the_types() {
 /// Names the machine's directory to the process that is the service.
 const MACHINE: &str = "BYRE_CONFIG_TEST_MACHINE";
 
+/// The group that must own the secret, for the same process.
+const GROUP: &str = "BYRE_CONFIG_TEST_GROUP";
+
+#[test]
+fn as_its_own_user_it_leaves_the_secret_to_the_group_of_the_api() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    use std::os::unix::process::CommandExt;
+    let machine = Machine::new();
+    let root = machine.directory.path();
+    if !rustix::process::getuid().is_root() {
+        eprintln!("skipped: needs root (other users)");
+        return;
+    }
+    for (path, gid, mode) in [("", 903, 0o755), ("state", 903, 0o700), ("run/config", 900, 0o2755)] {
+        chown(root.join(path), Some(903), Some(gid)).expect("owned");
+        std::fs::set_permissions(root.join(path), std::fs::Permissions::from_mode(mode)).expect("mode");
+    }
+    machine.user_data(&named("own-user"));
+    // As firmware tables are; without CAP_DAC_READ_SEARCH it is named and passed over.
+    machine.smbios(&named("firmware"));
+    let table = root.join("sys/firmware/dmi/tables/DMI");
+    std::fs::set_permissions(&table, std::fs::Permissions::from_mode(0o400)).expect("mode");
+    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "tests::the_service_itself", "--nocapture"])
+        .env(MACHINE, root)
+        .env(GROUP, "900")
+        .uid(903)
+        .gid(903)
+        .output();
+    let output = match output {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            eprintln!("skipped: needs a build directory that other users can enter: {error}");
+            return;
+        }
+        output => output.expect("the service runs"),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("source not readable"), "{said}");
+    assert_eq!(machine.read("run/config/hostname"), "own-user\n");
+    let secret = std::fs::metadata(root.join("run/config/api.json")).expect("a file");
+    assert_eq!((secret.uid(), secret.gid(), secret.mode() & 0o7777), (903, 900, 0o640));
+}
+
 /// Not a test: what [`the_sealed_service_hands_out_a_full_configuration`] runs in a process of its own.
 #[test]
 fn the_service_itself() {
@@ -230,7 +274,7 @@ fn the_service_itself() {
         run: root.join("run"),
         state: root.join("state"),
         machine_id: root.join("machine-id"),
-        api_group: None,
+        api_group: std::env::var(GROUP).ok().and_then(|group| group.parse().ok()),
     };
     run_with(&paths, || byre_sandbox::seal(&byre_sandbox::profiles::CONFIG)).expect("the configuration is handed out");
 }
