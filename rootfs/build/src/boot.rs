@@ -8,7 +8,9 @@ use anyhow::{Result, ensure};
 use byre_slots::Slot;
 use std::path::Path;
 
-/// No menu, no editor, nothing found by itself, nothing written at boot: our entries are all there is.
+/// No menu, no editor, nothing found by itself, nothing written at boot: our entries are all there is. An entry on trial that
+/// cannot be loaded reboots (and its counter runs down); a blessed one returns to the firmware, which has the slots' kernel
+/// images as its next options (the early stage sees to that).
 const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nrandom-seed no\n";
 
 /// What goes on the partition.

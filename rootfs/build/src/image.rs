@@ -182,14 +182,23 @@ impl<'a> Build<'a> {
 
     /// Makes `root.erofs` and `root.verity`.
     fn build_root(&self, modules: &[Module]) -> Result<byre_verity::Tree> {
-        let sources = services::read(&self.spec.repository.join("rootfs/files/services"))?;
-        let overlay = self.spec.repository.join("rootfs/files/root");
+        let files = self.spec.repository.join("rootfs/files");
+        let sources = services::read(&files.join("services"))?;
+        let compiled = if sources.is_empty() {
+            Vec::new()
+        } else {
+            let policy = files.join("policy.toml");
+            let policy = std::fs::read_to_string(&policy).with_context(|| format!("no {}", policy.display()))?;
+            services::compile(&sources, &policy)?
+        };
+        let overlay = files.join("root");
         let staged = Root {
             binaries: &self.spec.binaries,
             packages: &self.unpacked,
             modules,
             kernel_version: &self.kernel_version,
             services: &sources,
+            compiled: &compiled,
             overlay: &overlay,
             version: &self.spec.version,
             epoch: self.epoch,

@@ -5,6 +5,7 @@ use crate::modules::{Module, alias_file, dep_file};
 use crate::services::Source;
 use crate::tools::{Tools, run};
 use anyhow::{Context, Result, ensure};
+use byre_protocol::definition::ServicesFile;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,8 @@ pub(crate) struct Root<'a> {
     pub(crate) modules: &'a [Module],
     pub(crate) kernel_version: &'a str,
     pub(crate) services: &'a [Source],
+    /// The compiled definitions and policy; empty if there is no service.
+    pub(crate) compiled: &'a [u8],
     /// `rootfs/files/root`: files taken as they are.
     pub(crate) overlay: &'a Path,
     pub(crate) version: &'a str,
@@ -71,6 +74,9 @@ impl Root<'_> {
         put(to, "etc/ssl/certs/ca-certificates.crt", &certificates(self.packages)?)?;
         for source in self.services {
             put(to, &format!("usr/lib/byre/services/{}.toml", source.name), &source.text)?;
+        }
+        if !self.compiled.is_empty() {
+            put(to, ServicesFile::PATH.trim_start_matches('/'), self.compiled)?;
         }
         self.stage_modules(to)
     }

@@ -1,7 +1,11 @@
 //! Service definitions: TOML sources in, one compiled file out. The compiled form is what PID 1 reads, so that it never
 //! parses TOML; a definition that does not compile fails the image build, not a boot.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use byre_plan::{Origin, Plan, Policy};
+use byre_protocol::frame::encode_file;
+use byre_protocol::definition::{Definition, ServicesFile};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A definition file: name without `.toml`, and text.
@@ -26,4 +30,80 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<Source>> {
     }
     sources.sort_by(|left, right| left.name.cmp(&right.name));
     Ok(sources)
+}
+
+/// Compiles `sources` and the node policy; checks what PID 1 would refuse at boot.
+pub(crate) fn compile(sources: &[Source], policy: &str) -> Result<Vec<u8>> {
+    let policy: Policy = toml::from_str(policy).context("policy.toml is not a node policy")?;
+    let mut services = Vec::new();
+    for source in sources {
+        let file = format!("services/{}.toml", source.name);
+        let service: Definition =
+            toml::from_str(&source.text).with_context(|| format!("{file} is not a definition"))?;
+        ensure!(service.name.as_str() == source.name, "{file} defines {}; name the file after it", service.name);
+        Plan::check(service.launch.clone(), &policy, Origin::VerifiedRoot).with_context(|| file.clone())?;
+        services.push(service);
+    }
+    check_order(&services)?;
+    encode_file(&ServicesFile { policy, services }).context("the definitions do not fit their file")
+}
+
+/// Every name that is waited for exists, and no service waits for itself through others.
+fn check_order(services: &[Definition]) -> Result<()> {
+    let mut waits: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for service in services {
+        let names = service.needs.iter().chain(&service.after).map(byre_plan::Name::as_str);
+        waits.insert(service.name.as_str(), names.collect());
+    }
+    for (name, others) in &waits {
+        for other in others {
+            ensure!(waits.contains_key(other), "services/{name}.toml waits for {other}, which does not exist");
+        }
+    }
+    // Take away what waits for nothing that is left, until nothing changes.
+    while let Some(name) =
+        waits.iter().find(|(_, others)| others.iter().all(|other| !waits.contains_key(other))).map(|(name, _)| *name)
+    {
+        waits.remove(name);
+    }
+    let left: Vec<&str> = waits.into_keys().collect();
+    ensure!(left.is_empty(), "these services wait for each other: {}", left.join(", "));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use byre_protocol::frame::decode_file;
+
+    const POLICY: &str = "host_network = true\nhost_namespaces = false\nhost_users = true\ncapabilities = 0\n\
+                          bind_sources = []\nno_seccomp = false\nhelpers = []\n";
+
+    fn source(name: &str, needs: &str) -> Source {
+        let text = format!(
+            "name = \"{name}\"\nkind = \"service\"\nneeds = [{needs}]\n[launch]\nroot = \"host\"\nseccomp = \"none\"\n\
+             [launch.process]\nargs = [\"/usr/bin/byred\", \"{name}\"]\nuser = {{ user = {{ id = 900 }}, group = {{ id = 900 }} }}\n\
+             [launch.namespaces]\nuser = \"host\"\nmount = \"new\"\npid = \"host\"\nnet = \"host\"\nipc = \"new\"\nuts = \"host\"\n\
+             cgroup = \"host\"\n"
+        );
+        Source { name: name.to_owned(), text }
+    }
+
+    #[test]
+    fn what_is_compiled_is_what_pid_1_reads() {
+        let bytes = compile(&[source("a", ""), source("b", "\"a\"")], POLICY).unwrap();
+        let file: ServicesFile = decode_file(&bytes).unwrap();
+        assert_eq!(file.services.iter().map(|service| service.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let says = |sources: &[Source]| format!("{:#}", compile(sources, POLICY).unwrap_err());
+        assert!(says(&[source("a", "\"x\"")]).contains("waits for x"));
+        assert!(says(&[source("a", "\"b\""), source("b", "\"a\"")]).contains("wait for each other: a, b"));
+        let renamed = Source { name: "c".to_owned(), text: source("a", "").text };
+        assert!(says(&[renamed]).contains("name the file after it"));
+        let unknown = Source { name: "a".to_owned(), text: "nmae = 1".to_owned() };
+        assert!(says(&[unknown]).contains("services/a.toml is not a definition"));
+    }
 }
