@@ -4,11 +4,11 @@
 //! The record is written before verity opens the root, so that a root that panics the kernel is counted. A record that
 //! cannot be read or written never stops a boot: it is said on the console and the boot goes on.
 
-use super::EarlyError;
 use super::console::Console;
 use super::devices::Disk;
 use super::slot::Chosen;
 use super::watchdog::Watchdog;
+use super::{EarlyError, crash, demote, sys};
 use byre_slots::attempts::{Attempts, Evidence, LIMIT, Phase, SECTOR_BYTES, offset_in_state};
 use byre_slots::gpt::ReadAt;
 use byre_slots::{STATE_LABEL, Slot};
@@ -77,6 +77,9 @@ impl Recorder {
         let failed = written.err().map(|error| format!("; not recorded: {error}")).unwrap_or_default();
         console
             .line("attempts", &format!("boot {}, {} of {LIMIT} bad, {ended}{failed}", current.boots, current.bad_ends));
+        if current.bad_ends >= LIMIT {
+            give_up_slot(disk, &place, current, console);
+        }
         Self { place: Some(place), current: Some(current) }
     }
 
@@ -89,14 +92,33 @@ impl Recorder {
     }
 }
 
+/// Puts the other slot first and reboots into it; returns only if that is not possible.
+fn give_up_slot(disk: &Disk, place: &Place, current: Attempts, console: &mut Console) {
+    let bad = current.slot;
+    console.line("limit", &format!("slot {} ended badly {} times: checking the other", bad.letter(), current.bad_ends));
+    match demote::put_other_first(disk, bad) {
+        Ok(()) => {
+            let next = Attempts { slot: bad.other(), bad_ends: 0, phase: Phase::Healthy, boots: current.boots };
+            // The entry is renamed, which is what counts; a stale record at worst repeats this.
+            let _ = place.write(&next);
+            console.line("reboot", &format!("into slot {}", bad.other().letter()));
+            sys::reboot()
+        }
+        Err(error) => console.line("limit", &format!("staying with slot {}: {error}", bad.letter())),
+    }
+}
+
 /// How the last boot ended, as far as hardware and firmware kept it.
 fn evidence(watchdog: &Watchdog) -> Evidence {
+    // Collected in every case: a record that stays would count at the next boot.
+    let panicked = crash::collect();
     let fired = match watchdog {
         Watchdog::Armed { fired, device: _, timeout_s: _ } => *fired,
         Watchdog::Absent => false,
     };
-    if fired {
-        return Evidence::Watchdog;
+    match (fired, panicked) {
+        (true, true | false) => Evidence::Watchdog,
+        (false, true) => Evidence::Panic,
+        (false, false) => Evidence::None,
     }
-    Evidence::None
 }

@@ -26,7 +26,8 @@ pub(super) fn read() -> Result<CommandLine, EarlyError> {
     parse(&text)
 }
 
-fn parse(text: &str) -> Result<CommandLine, EarlyError> {
+/// Takes them from a command line.
+pub(super) fn parse(text: &str) -> Result<CommandLine, EarlyError> {
     let first = |key: &str| text.split_ascii_whitespace().find_map(|word| word.strip_prefix(key));
     let root_hash =
         first("byre.root=").and_then(parse_root_hash).ok_or(EarlyError::CommandLine("byre.root=<root hash>"))?;

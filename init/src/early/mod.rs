@@ -11,7 +11,10 @@
 mod attempts;
 mod cmdline;
 mod console;
+mod crash;
+mod demote;
 mod devices;
+mod firmware;
 mod modules;
 mod slot;
 mod switch;
@@ -141,6 +144,13 @@ fn boot(console: &mut Console) -> Result<Never, EarlyError> {
     let loader = slot::Loader::read();
     let disk = devices::find_disk(&uevents, &loader, &cmdline)?;
     console.line("disk", &disk.describe());
+    if loader.boot_partition.is_some() {
+        match firmware::keep_fallbacks(&disk) {
+            Ok(true) => console.line("firmware", "boot options of both slots written"),
+            Ok(false) => {}
+            Err(error) => console.line("firmware", &format!("boot options not written: {error}")),
+        }
+    }
     let chosen = slot::choose(&disk, &cmdline, &loader);
     let record = attempts::Recorder::begin(&disk, &chosen, &watchdog, console);
     let result = chosen.and_then(|slot| enter(console, &cmdline, &disk, &slot, &watchdog));

@@ -15,7 +15,7 @@ use byre_verity::{BLOCK_BYTES, DeviceMapper, TreeCheck, Verity, check_tree_top};
 pub(super) struct Loader {
     /// `LoaderDevicePartUUID`.
     pub(super) boot_partition: Option<Guid>,
-    /// The slot of `LoaderEntrySelected`.
+    /// The slot whose kernel image runs: `StubImageIdentifier`, else `LoaderEntrySelected`.
     pub(super) slot: Option<Slot>,
 }
 
@@ -23,7 +23,10 @@ impl Loader {
     /// Reads the variables; efivarfs must be mounted.
     pub(super) fn read() -> Self {
         let boot_partition = variable("LoaderDevicePartUUID").and_then(|text| Guid::parse(&text));
-        let slot = variable("LoaderEntrySelected").and_then(|text| EntryName::slot_of_selected(&text));
+        // The stub's own path is what runs; the loader's selection may be one that it then could not load.
+        let slot = variable("StubImageIdentifier")
+            .and_then(|text| slot_of_image(&text))
+            .or_else(|| variable("LoaderEntrySelected").and_then(|text| EntryName::slot_of_selected(&text)));
         Self { boot_partition, slot }
     }
 }
@@ -31,6 +34,12 @@ impl Loader {
 fn variable(name: &str) -> Option<String> {
     let path = format!("/sys/firmware/efi/efivars/{name}-{}", efivar::LOADER_VENDOR);
     efivar::text(&std::fs::read(path).ok()?)
+}
+
+/// The slot of a kernel image's path, as `\byre\a.efi`.
+fn slot_of_image(path: &str) -> Option<Slot> {
+    let name = path.rsplit(['\\', '/']).next()?.to_ascii_lowercase();
+    Slot::from_letter(name.strip_suffix(".efi")?)
 }
 
 /// A slot whose tree matches.
@@ -107,6 +116,13 @@ impl Chosen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_running_image_names_its_slot() {
+        assert_eq!(slot_of_image("\\byre\\b.efi"), Some(Slot::B));
+        assert_eq!(slot_of_image("\\BYRE\\A.EFI"), Some(Slot::A));
+        assert_eq!(slot_of_image("\\EFI\\BOOT\\BOOTX64.EFI"), None);
+    }
 
     #[test]
     fn the_loader_decides_only_among_slots_that_match() {

@@ -17,6 +17,7 @@ pub mod efivar;
 pub mod entry;
 pub mod gpt;
 mod guid;
+pub mod uki;
 
 pub use guid::Guid;
 
