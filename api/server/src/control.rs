@@ -63,6 +63,18 @@ struct Pending {
     _permit: OwnedSemaphorePermit,
 }
 
+/// A call that is not sent yet.
+struct Unsent<'a> {
+    control: &'a Control,
+    sequence: u64,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.control.table().pending.remove(&self.sequence);
+    }
+}
+
 #[derive(Default)]
 struct Table {
     next_sequence: u64,
@@ -131,14 +143,11 @@ impl Control {
             table.pending.insert(sequence, Pending { caller, _permit: permit });
             sequence
         };
-        let sent = match frame::encode(&Call { sequence, request }) {
-            Ok(bytes) => self.send(&bytes, descriptors).await,
-            Err(error) => Err(ControlError::TooLarge(error)),
-        };
-        if let Err(error) = sent {
-            self.table().pending.remove(&sequence);
-            return Err(error);
-        }
+        // Until it is sent no answer can come, so a caller that goes away before that takes its entry along.
+        let unsent = Unsent { control: self, sequence };
+        let bytes = frame::encode(&Call { sequence, request }).map_err(ControlError::TooLarge)?;
+        self.send(&bytes, descriptors).await?;
+        std::mem::forget(unsent);
         answer.await.unwrap_or(Err(ControlError::Closed))
     }
 

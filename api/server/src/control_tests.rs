@@ -180,3 +180,32 @@ async fn a_request_that_is_too_long_is_refused_here() {
     let refused = control.call(Request::Exec { target, process: Box::new(process) }).await;
     assert!(matches!(refused, Err(ControlError::TooLarge(_))));
 }
+
+#[tokio::test]
+async fn a_caller_that_goes_away_before_its_request_is_sent_leaves_nothing_behind() {
+    let (control, init) = Init::pair();
+    serving(&control);
+    // Nobody reads, so the socket fills up and later requests wait to be sent.
+    let calls: Vec<_> = (0..REQUESTS)
+        .map(|_| {
+            let caller = control.clone();
+            tokio::spawn(async move { caller.call(start(&"x".repeat(60))).await.is_ok() })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    for call in calls {
+        call.abort();
+        let _ = call.await;
+    }
+    assert_eq!(control.table().pending.len(), frame_count(&init));
+}
+
+/// How many requests reached the socket.
+fn frame_count(init: &Init) -> usize {
+    let mut buffer = vec![0; MESSAGE_BYTES];
+    let mut count = 0;
+    while frame::receive(init.socket.as_fd(), &mut buffer, RecvFlags::DONTWAIT).is_ok() {
+        count += 1;
+    }
+    count
+}

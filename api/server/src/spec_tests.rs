@@ -147,3 +147,41 @@ fn a_specification_is_read_back_from_the_labels_whatever_its_length() {
     }
     assert_eq!(from_labels(&[]), None);
 }
+
+#[test]
+fn what_is_made_passes_the_check_of_the_strict_policy() {
+    let policy = byre_plan::Policy {
+        host_network: true,
+        host_namespaces: false,
+        host_users: false,
+        capabilities: 0xa804_25fb,
+        bind_sources: Vec::new(),
+        no_seccomp: false,
+        helpers: vec!["cp-in".into(), "cp-out".into(), "init".into()],
+        devices: false,
+    };
+    let volume = |source: &str, target: &str, tmpfs| proto::VolumeMount {
+        source: source.into(),
+        target: target.into(),
+        tmpfs,
+        ..Default::default()
+    };
+    let host = proto::NetworkMode::Host.into();
+    let specs = [
+        spec(),
+        ContainerSpec { network: host, terminal: true, init: true, read_only_root: true, ..spec() },
+        ContainerSpec {
+            volumes: vec![volume("data", "/srv/data", false), volume("", "/cache", false), volume("", "/tmp", true)],
+            limits: Some(proto::Limits { memory_bytes: Some(64 << 20), cpu_millis: Some(500), ..Default::default() }),
+            user: "www:www".into(),
+            drop_capabilities: vec!["ALL".into()],
+            ..spec()
+        },
+    ];
+    for spec in specs {
+        let launch = made(&spec, NGINX).unwrap().launch;
+        byre_plan::Plan::check(launch, &policy, byre_plan::Origin::Client).unwrap();
+    }
+    let privileged = made(&ContainerSpec { privileged: true, ..spec() }, NGINX).unwrap().launch;
+    assert!(byre_plan::Plan::check(privileged, &policy, byre_plan::Origin::Client).is_err());
+}
