@@ -15,6 +15,7 @@ pub mod compression;
 pub mod config;
 pub mod digest;
 pub mod erofs;
+pub mod fuzz;
 pub mod layer;
 pub mod pack;
 pub mod reference;
