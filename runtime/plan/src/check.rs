@@ -3,6 +3,8 @@
 mod allowed;
 mod form;
 mod resources;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use allowed::{allowed, exec_allowed};
 
@@ -139,7 +141,9 @@ fn principal(field: &str, principal: &Principal) -> Result<(), Refusal> {
         Principal::Id(_) => Ok(()),
         Principal::Name(name) => {
             let strange = |byte: u8| byte == b':' || byte == b',' || byte.is_ascii_control();
-            if name.is_empty() || name.len() > PRINCIPAL_BYTES || name.bytes().any(strange) {
+            // Digits only: an id that was too large for one. As a name it could be somebody's whom nobody meant.
+            let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+            if digits || name.len() > PRINCIPAL_BYTES || name.bytes().any(strange) {
                 let shown: String = name.chars().take(40).collect();
                 return Err(Refusal::new(
                     field,
@@ -262,6 +266,9 @@ fn id_maps(field: &str, maps: &[IdMap]) -> Result<(), Refusal> {
             }
         }
     }
+    if !inside.iter().any(|(first, _)| *first == 0) {
+        return fault("does not map id 0", "map id 0: the workload's root makes its mounts");
+    }
     for ranges in [&mut inside, &mut outside] {
         ranges.sort_unstable();
         let overlap = ranges.iter().zip(ranges.iter().skip(1)).any(|(one, next)| one.1 >= next.0);
@@ -295,18 +302,22 @@ fn mounts(mounts: &[Mount]) -> Result<(), Refusal> {
                 at_most(&field("source.generated_file"), content.len(), limits::GENERATED_FILE_BYTES)?;
             }
         }
-        let changeable = matches!(mount.source, MountSource::Bind { .. });
-        match mount.options.propagation {
-            Propagation::Private => {}
-            Propagation::Slave | Propagation::Shared => {
-                if !changeable {
-                    let remedy = "leave it out: only a bind mount has a peer";
-                    return Err(Refusal::new(field("options.propagation"), "is for bind mounts only", remedy));
-                }
-            }
-        }
+        propagation(&field("options.propagation"), mount)?;
     }
     Ok(())
+}
+
+fn propagation(field: &str, mount: &Mount) -> Result<(), Refusal> {
+    let is_bind = matches!(mount.source, MountSource::Bind { .. });
+    match mount.options.propagation {
+        Propagation::Private => Ok(()),
+        Propagation::Slave if is_bind => Ok(()),
+        Propagation::Slave => {
+            Err(Refusal::new(field, "is for bind mounts only", "leave it out: only a bind mount has a peer"))
+        }
+        // A workload's mounts are made in a mount namespace that is already cut off from the host's.
+        Propagation::Shared => Err(Refusal::new(field, "shared is not supported", "use private or slave")),
+    }
 }
 
 fn paths(field: &str, paths: &[String]) -> Result<(), Refusal> {

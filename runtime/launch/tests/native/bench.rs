@@ -154,6 +154,12 @@ impl Running<'_> {
         self.report.as_ref().expect("just read")
     }
 
+    /// Kills the process that was cloned: the workload itself or stage 1.
+    pub(crate) fn kill_stage(&self) {
+        // It may have ended by itself.
+        let _ = rustix::process::pidfd_send_signal(&self.child.stage_pidfd, rustix::process::Signal::KILL);
+    }
+
     /// Reads the next line of output.
     pub(crate) fn line(&mut self) -> String {
         let mut line = Vec::new();

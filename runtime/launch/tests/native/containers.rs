@@ -24,6 +24,9 @@ pub(crate) const ALL: &[Test] = &[
     ("standard streams can be opened anew by any user", streams_of_any_user),
     ("generated files are there, read-only", generated_files),
     ("the default filter holds without no_new_privs too", without_no_new_privileges),
+    ("with the host's network /sys is read-only", host_network),
+    ("a namespace that is bound to a path is joined", joined_namespaces),
+    ("a launch child killed at any moment leaves nothing", killed_stage),
     ("a removed container leaves nothing", removal),
     ("the node's helper runs inside by its descriptor", helper),
     ("a new volume is filled from the image and kept", volumes),
@@ -67,16 +70,15 @@ fn mount(target: &str, source: MountSource) -> Mount {
 }
 
 fn default_mount_list() -> Vec<Mount> {
+    let read_only = MountOptions { read_only: true, ..MountOptions::default() };
     vec![
         mount("/proc", MountSource::Proc),
         mount("/dev", MountSource::Devices),
         mount("/dev/pts", MountSource::Devpts),
         mount("/dev/shm", MountSource::Tmpfs { size_bytes: 64 << 20, mode: 0o1777 }),
         mount("/dev/mqueue", MountSource::Mqueue),
-        Mount {
-            options: MountOptions { read_only: true, ..MountOptions::default() },
-            ..mount("/sys", MountSource::Sysfs)
-        },
+        Mount { options: read_only, ..mount("/sys", MountSource::Sysfs) },
+        Mount { options: read_only, ..mount("/sys/fs/cgroup", MountSource::Cgroup) },
     ]
 }
 
@@ -164,10 +166,10 @@ fn failures_by_name(bench: &Bench) {
 
 fn default_mounts(bench: &Bench) {
     let script = "echo x > /dev/shm/x && cat /dev/shm/x; stat -c %a /dev/shm; readlink /dev/fd; readlink /dev/ptmx; echo n > /dev/null && dd if=/dev/zero bs=3 count=1 2>/dev/null | grep -c .; \
-        (echo 1 > /proc/sys/kernel/hostname) 2>/dev/null || echo protected; cat /proc/kcore 2>/dev/null | grep -c . ; ls /sys/class/net; touch /sys/x 2>/dev/null || echo ro; ps | grep -c sh";
+        (echo 1 > /proc/sys/kernel/hostname) 2>/dev/null || echo protected; cat /proc/kcore 2>/dev/null | grep -c . ; ls /sys/class/net; touch /sys/x 2>/dev/null || echo ro; test -f /sys/fs/cgroup/cgroup.procs && echo cgroup; mkdir /sys/fs/cgroup/x 2>/dev/null || echo ro";
     let ended = bench.run(container(vec![base(bench)], script));
     let output = ended.output.as_str();
-    assert!(output.starts_with("x\n1777\n/proc/self/fd\npts/ptmx\n1\nprotected\n0\nlo\nro\n"), "{ended:?}");
+    assert!(output.starts_with("x\n1777\n/proc/self/fd\npts/ptmx\n1\nprotected\n0\nlo\nro\ncgroup\nro\n"), "{ended:?}");
 }
 
 fn read_only_root(bench: &Bench) {
@@ -197,6 +199,54 @@ fn without_no_new_privileges(bench: &Bench) {
     request.process.no_new_privileges = false;
     request.process.user.user = Principal::Id(777);
     assert_eq!(bench.run(request).output(), "NoNewPrivs:\t0\nSeccomp:\t2\n");
+}
+
+fn host_network(bench: &Bench) {
+    let mut request = container(
+        vec![base(bench)],
+        "readlink /proc/self/ns/net; ls /sys/class/net | grep -c lo; touch /sys/x 2>/dev/null || echo ro",
+    );
+    request.namespaces.net = byre_plan::Namespace::Host;
+    let host = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_eq!(bench.run(request).output(), format!("{}\n1\nro\n", host.display()));
+}
+
+fn joined_namespaces(bench: &Bench) {
+    // The network namespace of one container is bound to a path, and another joins it.
+    let mut owner =
+        bench.start(&check(container(vec![base(bench)], "readlink /proc/self/ns/net; exec sleep 30")).unwrap(), 0x101);
+    let expected = owner.line();
+    let Report::Running { pid, .. } = owner.started() else { panic!("{:?}", owner.started()) };
+    std::fs::create_dir_all("/run/byre/ns/test").unwrap();
+    let place = "/run/byre/ns/test/net";
+    std::fs::write(place, "").unwrap();
+    rustix::mount::mount_bind(format!("/proc/{pid}/ns/net"), place).unwrap();
+    let mut request = container(vec![base(bench)], "readlink /proc/self/ns/net");
+    request.namespaces.net = byre_plan::Namespace::Join(place.to_owned());
+    let plan = check(request);
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| bench.start(&plan.unwrap(), 0x102).finish()));
+    rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH).unwrap();
+    std::fs::remove_dir_all("/run/byre/ns/test").unwrap();
+    byre_launch::cgroup::kill(owner.outer.as_fd()).unwrap();
+    owner.finish();
+    assert_eq!(ended.unwrap().output(), expected);
+}
+
+fn killed_stage(bench: &Bench) {
+    // A child that dies at any moment is a failed start or a program that ended, and nothing is left of it.
+    let plan = check(container(vec![base(bench)], "exec sleep 30")).unwrap();
+    for delay_us in [0_u64, 50, 200, 500, 1000, 2000, 4000, 8000] {
+        let mut running = bench.start(&plan, 0x200 + delay_us);
+        std::thread::sleep(std::time::Duration::from_micros(delay_us));
+        running.kill_stage();
+        byre_launch::cgroup::kill(running.outer.as_fd()).unwrap();
+        let ended = running.finish();
+        match ended.report {
+            Report::Incomplete => assert_eq!(ended.code, None),
+            Report::Running { .. } => assert_eq!(ended.code, Some(128 + libc::SIGKILL)),
+            Report::Failed { .. } => panic!("{ended:?}"),
+        }
+    }
 }
 
 fn removal(bench: &Bench) {

@@ -4,8 +4,8 @@ use super::form::is_below;
 use crate::limits::{AUTOMATIC_IDS, HOST_IDS};
 use crate::policy::{Policy, Refusal};
 use crate::request::{
-    Capabilities, IdMap, LaunchRequest, Mount, MountSource, Namespace, Namespaces, Process, Program, Propagation,
-    Resources, Root, Seccomp, UserNamespace,
+    Capabilities, IdMap, LaunchRequest, Mount, MountSource, Namespace, Namespaces, Process, Program, Resources, Root,
+    Seccomp, UserNamespace,
 };
 
 /// RLIMIT_NICE and RLIMIT_RTPRIO: with them a process takes processors from everybody.
@@ -155,15 +155,7 @@ fn mount(index: usize, mount: &Mount, policy: &Policy) -> Result<(), Refusal> {
         | MountSource::Volume(_)
         | MountSource::GeneratedFile(_) => {}
     }
-    match mount.options.propagation {
-        Propagation::Private | Propagation::Slave => Ok(()),
-        Propagation::Shared if policy.host_namespaces => Ok(()),
-        Propagation::Shared => denied(
-            &format!("mounts[{index}].options.propagation"),
-            "mounts that reach the host",
-            "use private or slave",
-        ),
-    }
+    Ok(())
 }
 
 fn resources(resources: &Resources) -> Result<(), Refusal> {
