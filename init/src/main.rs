@@ -11,32 +11,37 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+mod console;
 mod early;
+mod supervisor;
+mod sys;
+mod tasks;
 
-use nix::sys::signal::{SigSet, Signal};
+use std::process::ExitCode;
 
-fn main() {
-    let first = std::env::args_os().next().unwrap_or_default();
-    if std::process::id() != 1 {
-        eprintln!("init: this program is PID 1 of a Byre node and does nothing elsewhere");
-    } else if first == "/init" {
-        early::run();
-    } else {
-        wait_for_power_off();
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match (std::process::id(), words.as_slice()) {
+        (1, ["/init", ..]) => early::run(),
+        (1, _) => match supervisor::run() {
+            Ok(never) => match never {},
+            Err(error) => {
+                console::say(&format!("PID 1 cannot run: {error}"));
+                // The kernel panics when PID 1 ends, reboots after `panic=` seconds, and the early stage counts it.
+                ExitCode::FAILURE
+            }
+        },
+        (_, [_, "task", name, rest @ ..]) => {
+            let rest: Vec<String> = rest.iter().map(|word| (*word).to_owned()).collect();
+            ExitCode::from(tasks::run(name, &rest))
+        }
+        (_, [program, ..]) if program.ends_with("modprobe") => {
+            ExitCode::from(tasks::modprobe(arguments.get(1..).unwrap_or_default()))
+        }
+        (_, _) => {
+            eprintln!("init: this program is PID 1 of a Byre node and does nothing elsewhere");
+            ExitCode::FAILURE
+        }
     }
-}
-
-/// PID 1 without a supervisor: says that the root is reached, and ends on Ctrl-Alt-Del or a power signal.
-fn wait_for_power_off() {
-    let slot = std::env::var("BYRE_SLOT").unwrap_or_default();
-    let _ = std::fs::write("/dev/kmsg", format!("<5>byre: init: PID 1 runs from the verified root, slot {slot}\n"));
-    let _ = rustix::system::reboot(rustix::system::RebootCommand::CadOff);
-    let mut wanted = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGPWR] {
-        wanted.add(signal);
-    }
-    let _ = wanted.thread_block();
-    let _ = wanted.wait();
-    rustix::fs::sync();
-    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
 }

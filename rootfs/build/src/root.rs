@@ -29,11 +29,12 @@ const SERVICE_ACCOUNTS: [(&str, u32); 12] = [
 const MOUNT_POINTS: [&str; 7] = ["proc", "sys", "dev", "run", "state", "data", "tmp"];
 
 /// Links: where, and what they say.
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 7] = [
     ("bin", "usr/bin"),
     ("sbin", "usr/sbin"),
     ("lib", "usr/lib"),
     ("usr/sbin/init", "../bin/init"),
+    ("usr/bin/modprobe", "init"),
     ("etc/resolv.conf", "/run/byre/net/resolv.conf"),
     ("etc/mtab", "/proc/self/mounts"),
 ];

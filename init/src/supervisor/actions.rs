@@ -1,0 +1,63 @@
+//! Carries out what the core decided: one `match`, no decisions.
+
+use std::os::fd::AsFd;
+
+use byre_core::{Action, Event, ExecId};
+use byre_plan::WorkloadId;
+
+use super::Supervisor;
+use crate::sys;
+
+impl Supervisor {
+    pub(super) fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Launch { id, run } => self.launch(id, run),
+            Action::LaunchExec { exec } => self.launch_exec(exec),
+            Action::Signal { id, signal } => self.signal(id, signal),
+            Action::SignalExec { exec, signal } => self.signal_exec(exec, signal),
+            Action::KillAll { id, run } => self.kill_all(id, run),
+            Action::ForgetExec { exec } => self.forget_exec(exec),
+            Action::Send { channel, message, attachment } => self.send(channel, &message, attachment),
+            Action::OfferLogs { channel } => self.offer_all_outputs(channel),
+            Action::RemoveFiles { id } => self.remove_files(id),
+            Action::Sweep => self.sweep(),
+            Action::Forget { id } => self.forget(id),
+            Action::Say(line) => self.say(&line),
+            Action::Finish(action) => self.finish(action),
+        }
+    }
+
+    fn signal(&mut self, id: WorkloadId, signal: u8) {
+        let process = self.kept.get(&id).and_then(|kept| kept.run.as_ref()).and_then(|run| run.process.as_ref());
+        if let Some(process) = process {
+            // The process may have ended meanwhile; its end is an event of its own.
+            let _ = sys::pidfd_send_signal(&process.fd, signal);
+        }
+    }
+
+    fn signal_exec(&mut self, exec: ExecId, signal: u8) {
+        if let Some(process) = self.execs.get(&exec).and_then(|kept| kept.process.as_ref()) {
+            let _ = sys::pidfd_send_signal(&process.fd, signal);
+        }
+    }
+
+    fn kill_all(&mut self, id: WorkloadId, number: u64) {
+        let run = self.kept.get_mut(&id).and_then(|kept| kept.run.as_mut()).filter(|run| run.number == number);
+        let Some(run) = run else {
+            // Its cgroup could not even be made: nothing of it lives.
+            self.queue.push_back(Event::Emptied { id, run: number });
+            return;
+        };
+        run.ending = true;
+        if let Err(errno) = byre_launch::cgroup::kill(run.cgroup.as_fd()) {
+            self.say(&format!("cgroup.kill of {id}: {errno}"));
+        }
+        self.watch_cgroup(id);
+        self.check_emptied(id);
+    }
+
+    fn forget(&mut self, id: WorkloadId) {
+        self.end_run(id);
+        self.kept.remove(&id);
+    }
+}

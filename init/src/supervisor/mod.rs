@@ -1,0 +1,121 @@
+//! PID 1 after the switch of root: one thread, one epoll, one state machine.
+//!
+//! A wake-up is decoded into events, `byre_core::Core::step` turns each into actions, and one `match` carries them out. Nothing here
+//! decides, and nothing here waits: what may touch a disk runs in a short-lived child, what another process has to answer comes back
+//! as an event, and a peer that does not read is cut off.
+
+mod actions;
+mod channels;
+mod finish;
+mod kept;
+mod launches;
+mod listeners;
+mod outputs;
+mod power;
+mod reaper;
+mod setup;
+mod sources;
+mod tasks;
+mod watchdog;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+
+use byre_core::{Core, Event, ExecId};
+use byre_plan::WorkloadId;
+
+use crate::console;
+use channels::Channels;
+use kept::{Kept, KeptExec};
+use launches::Processes;
+use listeners::Listeners;
+use setup::Environment;
+use sources::{Source, Sources};
+use tasks::Tasks;
+use watchdog::Watchdog;
+
+/// Events taken from the kernel in one wake-up; the rest waits for the next one.
+const EVENTS_PER_WAKE_UP: usize = 64;
+
+/// Everything PID 1 holds.
+pub(crate) struct Supervisor {
+    core: Core,
+    environment: Environment,
+    sources: Sources,
+    channels: Channels,
+    listeners: Listeners,
+    kept: BTreeMap<WorkloadId, Kept>,
+    execs: BTreeMap<ExecId, KeptExec>,
+    processes: Processes,
+    tasks: Tasks,
+    watchdog: Watchdog,
+    /// What happened while actions were carried out; stepped before the next wait.
+    queue: VecDeque<Event>,
+    /// Descriptors that came with the call that is being stepped.
+    call_descriptors: Vec<OwnedFd>,
+    finishing: Option<finish::Finishing>,
+}
+
+/// Runs the system until it ends. Returns only if it could not be set up.
+pub(crate) fn run() -> Result<std::convert::Infallible, setup::SetupError> {
+    let mut supervisor = setup::supervisor()?;
+    loop {
+        supervisor.drain_queue();
+        supervisor.arm_timer();
+        for source in supervisor.sources.wait(EVENTS_PER_WAKE_UP) {
+            supervisor.wake(source);
+            supervisor.drain_queue();
+        }
+        supervisor.watchdog.feed_if_due();
+    }
+}
+
+impl Supervisor {
+    /// One source has something to say.
+    fn wake(&mut self, source: Source) {
+        match source {
+            Source::Signals => self.signals(),
+            Source::Timer => self.timer(),
+            Source::Uevents => self.uevents(),
+            Source::Button(number) => self.button(number),
+            Source::Channel(channel) => self.channel_ready(channel),
+            Source::Report(subject) => self.report_ready(subject),
+            Source::Process(subject) => self.process_ended(subject),
+            Source::Cgroup(id) => self.check_emptied(id),
+            Source::Notify(id) => self.notified(id),
+            Source::TaskReport(task) => self.task_reported(task),
+        }
+    }
+
+    fn drain_queue(&mut self) {
+        while let Some(event) = self.queue.pop_front() {
+            self.step(event);
+        }
+    }
+
+    /// Lets the core decide about one event and carries the actions out.
+    fn step(&mut self, event: Event) {
+        for action in self.core.step(event, setup::now()) {
+            self.carry_out(action);
+        }
+        self.call_descriptors.clear();
+    }
+
+    fn timer(&mut self) {
+        self.sources.timer_fired();
+        self.queue.push_back(Event::Tick);
+        self.check_finish_deadline();
+    }
+
+    fn arm_timer(&mut self) {
+        let core = self.core.next_deadline_boot_ms();
+        let finish = self.finishing.as_ref().map(finish::Finishing::deadline_boot_ms);
+        let watchdog = self.watchdog.next_feed_boot_ms();
+        let next = [core, finish, watchdog].into_iter().flatten().min();
+        self.sources.arm_timer(next);
+    }
+
+    fn say(&self, line: &str) {
+        console::say(line);
+    }
+}

@@ -1,0 +1,85 @@
+//! Where the bytes of workloads go: PID 1 makes the pipes, keeps both ends, and shows the log service the reading ends. It never
+//! reads them.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use byre_core::{Attachment, ChannelId};
+use byre_plan::WorkloadId;
+use byre_protocol::control::{FromInit, Notice, Stream};
+use byre_protocol::definition::Role;
+
+use super::Supervisor;
+use super::kept::Pipe;
+
+impl Supervisor {
+    /// Makes the pipes that a workload needs and has not got; tells the log service of new ones.
+    pub(super) fn make_pipes(&mut self, id: WorkloadId) -> Result<(), rustix::io::Errno> {
+        let Some(workload) = self.core.workload(id) else { return Ok(()) };
+        let terminal = workload.plan().request().process.terminal.is_some();
+        let open_stdin = workload.definition().open_stdin;
+        let kept = self.kept.entry(id).or_default();
+        if open_stdin && !terminal {
+            // A run gets fresh input: what the last one left unread is nobody's.
+            kept.stdin = Some(Pipe::new()?);
+        }
+        if terminal || kept.stdout.is_some() {
+            return Ok(());
+        }
+        kept.stdout = Some(Pipe::new()?);
+        kept.stderr = Some(Pipe::new()?);
+        self.offer_outputs(id);
+        Ok(())
+    }
+
+    /// Shows a workload's outputs to every log channel.
+    pub(super) fn offer_outputs(&mut self, id: WorkloadId) {
+        let channels: Vec<ChannelId> = self.core.channels_of(Role::Log).collect();
+        for channel in channels {
+            self.offer_to(channel, id);
+        }
+    }
+
+    pub(super) fn offer_all_outputs(&mut self, channel: ChannelId) {
+        let ids: Vec<WorkloadId> = self.kept.keys().copied().collect();
+        for id in ids {
+            self.offer_to(channel, id);
+        }
+    }
+
+    fn offer_to(&mut self, channel: ChannelId, id: WorkloadId) {
+        let (Some(workload), Some(kept)) = (self.core.workload(id), self.kept.get(&id)) else { return };
+        let name = workload.definition().name.clone();
+        let policy = workload.definition().log;
+        let outputs: [(Stream, Option<BorrowedFd<'_>>); 3] = [
+            (Stream::Stdout, kept.stdout.as_ref().map(|pipe| pipe.reader.as_fd())),
+            (Stream::Stderr, kept.stderr.as_ref().map(|pipe| pipe.reader.as_fd())),
+            (Stream::Terminal, kept.terminal.as_ref().map(AsFd::as_fd)),
+        ];
+        let mut offers = Vec::new();
+        for (stream, fd) in outputs {
+            let Some(Ok(duplicate)) = fd.map(|fd| fd.try_clone_to_owned()) else { continue };
+            let notice = Notice::LogStream { id, name: name.clone(), stream, policy };
+            offers.push((FromInit::Notice(Box::new(notice)), duplicate));
+        }
+        for (message, descriptor) in offers {
+            self.send_with(channel, &message, Some(descriptor));
+        }
+    }
+
+    /// Sends a message with what the core wants attached.
+    pub(super) fn send(&mut self, channel: ChannelId, message: &FromInit, attachment: Attachment) {
+        let descriptor = match attachment {
+            Attachment::None => None,
+            Attachment::Input(id) => self.kept.get(&id).and_then(|kept| {
+                let fd = kept.terminal.as_ref().or(kept.stdin.as_ref().map(|pipe| &pipe.writer))?;
+                fd.try_clone().ok()
+            }),
+            Attachment::ExecTerminal(exec) => self.execs.get_mut(&exec).and_then(|kept| kept.terminal.take()),
+            Attachment::KernelLog => super::listeners::open_kernel_log(),
+            Attachment::Process(id) => {
+                self.kept.get(&id).and_then(|kept| kept.run.as_ref()?.process.as_ref()?.fd.try_clone().ok())
+            }
+        };
+        self.send_with(channel, message, descriptor);
+    }
+}

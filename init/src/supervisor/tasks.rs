@@ -1,0 +1,185 @@
+//! Short-lived children that do what may wait on a disk, so that PID 1 does not: they are started by the same code as everything
+//! else, in the cgroup of launch children, and end with a code.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use byre_core::Event;
+use byre_launch::{Descriptors, Stdio};
+use byre_plan::{
+    LaunchRequest, Namespace, Namespaces, Origin, Plan, Policy, Process, Root, Seccomp, UserNamespace, WorkloadId,
+};
+use rustix::event::epoll::EventFlags;
+
+use super::Supervisor;
+use super::kept::Watched;
+use super::launches::Owner;
+use super::sources::Source;
+
+/// The capabilities of a task: all that this kernel may know.
+const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
+/// Removals at a time; the rest waits its turn.
+const REMOVALS: usize = 4;
+
+/// What a task is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    RemoveFiles(WorkloadId),
+    Sweep,
+    Unmount,
+}
+
+struct Task {
+    purpose: Purpose,
+    report: Option<Watched>,
+}
+
+/// Tasks under way.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    running: BTreeMap<u64, Task>,
+    next: u64,
+    waiting: Vec<WorkloadId>,
+}
+
+impl Supervisor {
+    pub(super) fn remove_files(&mut self, id: WorkloadId) {
+        let removals =
+            self.tasks.running.values().filter(|task| matches!(task.purpose, Purpose::RemoveFiles(_))).count();
+        if removals >= REMOVALS {
+            self.tasks.waiting.push(id);
+            return;
+        }
+        if !self.begin_task(Purpose::RemoveFiles(id), vec!["remove-files".to_owned(), id.to_string()]) {
+            self.queue.push_back(Event::FilesRemoved { id, removed: false });
+        }
+    }
+
+    /// Removes files of containers that no longer exist.
+    pub(super) fn sweep(&mut self) {
+        let mut words = vec!["sweep".to_owned()];
+        words.extend(
+            self.core.workloads().filter(|workload| !workload.is_built_in()).map(|workload| workload.id().to_string()),
+        );
+        self.begin_task(Purpose::Sweep, words);
+    }
+
+    /// Syncs and unmounts; tells whether a child is at it.
+    pub(super) fn begin_unmount(&mut self) -> bool {
+        self.begin_task(Purpose::Unmount, vec!["unmount".to_owned()])
+    }
+
+    fn begin_task(&mut self, purpose: Purpose, words: Vec<String>) -> bool {
+        let Some((pid, report)) = self.start_task(words) else {
+            self.say(&format!("a task for {purpose:?} could not be started"));
+            return false;
+        };
+        let number = self.tasks.next;
+        self.tasks.next = number.saturating_add(1);
+        let report = match self.sources.add(report.as_fd(), Source::TaskReport(number), EventFlags::RDHUP) {
+            Ok(token) => Some(Watched { fd: report, token }),
+            Err(_) => None,
+        };
+        self.processes.insert(pid, Owner::Task(number));
+        self.tasks.running.insert(number, Task { purpose, report });
+        true
+    }
+
+    fn start_task(&self, words: Vec<String>) -> Option<(u32, OwnedFd)> {
+        let mut args = vec!["/usr/bin/init".to_owned(), "task".to_owned()];
+        args.extend(words);
+        let plan = Plan::check(host_request(args), &nothing_allowed(), Origin::VerifiedRoot).ok()?;
+        let cgroup = &self.environment.launch_cgroup;
+        let context = self.environment.context(WorkloadId(0), None, cgroup, cgroup);
+        let descriptors =
+            Descriptors { stdin: Stdio::Null, stdout: Stdio::Null, stderr: Stdio::Null, named: Vec::new() };
+        let child = byre_launch::start(&plan, &context, &descriptors).ok()?;
+        Some((child.stage_pid, child.report))
+    }
+
+    /// The launch report of a task only matters for its end, which the reaper tells.
+    pub(super) fn task_reported(&mut self, number: u64) {
+        let Some(report) = self.tasks.running.get(&number).and_then(|task| task.report.as_ref()) else { return };
+        if let Ok(None) = byre_launch::read_report(report.fd.as_fd()) {
+            return;
+        }
+        let report = self.tasks.running.get_mut(&number).and_then(|task| task.report.take());
+        self.unwatch(report);
+    }
+
+    pub(super) fn task_ended(&mut self, number: u64, ended_well: bool) {
+        let Some(task) = self.tasks.running.remove(&number) else { return };
+        self.unwatch(task.report);
+        match task.purpose {
+            Purpose::RemoveFiles(id) => {
+                self.step(Event::FilesRemoved { id, removed: ended_well });
+                if let Some(next) = self.tasks.waiting.pop() {
+                    self.remove_files(next);
+                }
+            }
+            Purpose::Sweep => {
+                if !ended_well {
+                    self.say("files of removed containers were not all swept up");
+                }
+            }
+            Purpose::Unmount => self.unmounted(ended_well),
+        }
+    }
+}
+
+fn host_request(args: Vec<String>) -> LaunchRequest {
+    let capabilities = byre_plan::Capabilities {
+        bounding: ALL_CAPABILITIES,
+        effective: ALL_CAPABILITIES,
+        permitted: ALL_CAPABILITIES,
+        inheritable: 0,
+        ambient: 0,
+    };
+    LaunchRequest {
+        process: Process {
+            program: byre_plan::Program::Path,
+            args,
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            user: byre_plan::User::default(),
+            terminal: None,
+            capabilities,
+            rlimits: Vec::new(),
+            no_new_privileges: true,
+            oom_score_adj: None,
+        },
+        root: Root::Host,
+        namespaces: Namespaces {
+            user: UserNamespace::Host,
+            mount: Namespace::Host,
+            pid: Namespace::Host,
+            net: Namespace::Host,
+            ipc: Namespace::Host,
+            uts: Namespace::Host,
+            cgroup: Namespace::Host,
+        },
+        mounts: Vec::new(),
+        hostname: None,
+        resources: byre_plan::Resources::default(),
+        devices: Vec::new(),
+        sysctls: Vec::new(),
+        masked_paths: Vec::new(),
+        read_only_paths: Vec::new(),
+        seccomp: Seccomp::None,
+        landlock: Vec::new(),
+    }
+}
+
+/// A policy for checks that ask none of it.
+fn nothing_allowed() -> Policy {
+    Policy {
+        host_network: false,
+        host_namespaces: false,
+        host_users: false,
+        capabilities: 0,
+        bind_sources: Vec::new(),
+        no_seccomp: false,
+        helpers: Vec::new(),
+        devices: false,
+    }
+}

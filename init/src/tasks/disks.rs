@@ -1,0 +1,113 @@
+//! The state and the data partition: checked, grown at first boot, mounted; and unmounted at the end.
+//!
+//! Both are on the disk that was booted and on no other. A file system that `e2fsck` cannot mend by itself is not mounted.
+
+use std::path::Path;
+use std::process::Command;
+
+use byre_protocol::definition::{Grant, ServicesFile};
+use byre_protocol::frame;
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::boot_disk::BootFacts;
+use super::{TaskError, gpt_growth, on};
+use crate::sys;
+
+/// The check program of the root.
+const E2FSCK: &str = "/usr/sbin/e2fsck";
+
+/// Small and precious: every write there is one that somebody waits for.
+pub(crate) fn mount_state() -> Result<(), TaskError> {
+    let facts = BootFacts::read()?;
+    let device = known(&facts.state_partition, "the state partition")?;
+    check(device)?;
+    mount(device, "/state", "")?;
+    make_directories("/state/")
+}
+
+/// Large: images, containers, volumes, logs.
+pub(crate) fn mount_data() -> Result<(), TaskError> {
+    let facts = BootFacts::read()?;
+    let device = known(&facts.data_partition, "the data partition")?;
+    gpt_growth::grow_last_partition(known(&facts.disk, "the disk")?, device)?;
+    check(device)?;
+    mount(device, "/data", "prjquota")?;
+    sys::grow_mounted_ext4(Path::new("/data"), gpt_growth::size_of(device)?)?;
+    for path in ["/data/containers", "/data/volumes"] {
+        make_directory(path, 0o711, 0, 0)?;
+    }
+    make_directories("/data/")
+}
+
+fn known<'a>(path: &'a str, what: &'static str) -> Result<&'a str, TaskError> {
+    if path.starts_with("/dev/") { Ok(path) } else { Err(TaskError::NoBootFacts { what }) }
+}
+
+/// Replays the journal and mends what needs no person.
+fn check(device: &str) -> Result<(), TaskError> {
+    let output = Command::new(E2FSCK).args(["-p", device]).output().map_err(on("execute", E2FSCK))?;
+    // 0: clean, 1: mended, 2: mended and must be mounted anew, which has not happened yet.
+    if matches!(output.status.code(), Some(0..=2)) {
+        return Ok(());
+    }
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    Err(TaskError::Check { program: "e2fsck", device: device.to_owned(), status: output.status.to_string() })
+}
+
+fn mount(device: &str, target: &str, data: &str) -> Result<(), TaskError> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    let options = if data.is_empty() { "errors=remount-ro".to_owned() } else { format!("errors=remount-ro,{data}") };
+    let options = std::ffi::CString::new(options).map_err(|_| TaskError::Invalid("mount options".to_owned()))?;
+    rustix::mount::mount(device, target, "ext4", flags, Some(options.as_c_str())).map_err(|errno| TaskError::Mount {
+        device: device.to_owned(),
+        target: target.to_owned(),
+        errno,
+    })
+}
+
+/// Makes the directories that service definitions ask for below a mount point.
+fn make_directories(prefix: &str) -> Result<(), TaskError> {
+    let bytes = std::fs::read(ServicesFile::PATH).map_err(on("read", ServicesFile::PATH))?;
+    let file: ServicesFile =
+        frame::decode_file(&bytes).map_err(|error| TaskError::Invalid(format!("{}: {error}", ServicesFile::PATH)))?;
+    for grant in file.services.iter().flat_map(|definition| &definition.grants) {
+        if let Grant::Directory { path, mode, uid, gid } = grant
+            && path.starts_with(prefix)
+        {
+            make_directory(path, u32::from(*mode), *uid, *gid)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_directory(path: &str, mode: u32, uid: u32, gid: u32) -> Result<(), TaskError> {
+    let mode = Mode::from_raw_mode(mode);
+    match rustix::fs::mkdir(path, mode) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(errno) => return Err(on("make directory", path)(errno.into())),
+    }
+    rustix::fs::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .map_err(|errno| on("own", path)(errno.into()))?;
+    rustix::fs::chmod(path, mode).map_err(|errno| on("chmod", path)(errno.into()))
+}
+
+/// Writes everything out and takes the mounts away.
+pub(crate) fn unmount_all() -> Result<(), TaskError> {
+    rustix::fs::sync();
+    let mut failed = Vec::new();
+    for target in ["/run/byre/nocloud", "/data", "/state"] {
+        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(errno) => {
+                // Busy: something sleeps in the kernel. Read-only is as good for the disk.
+                let read_only = rustix::mount::mount_remount(target, MountFlags::RDONLY, c"");
+                if read_only.is_err() {
+                    failed.push(format!("{target}: {errno}"));
+                }
+            }
+        }
+    }
+    rustix::fs::sync();
+    if failed.is_empty() { Ok(()) } else { Err(TaskError::Invalid(failed.join("; "))) }
+}
