@@ -103,11 +103,12 @@ impl Root<'_> {
     }
 
     /// The image of the staged tree: fixed times, ids, order and UUID, so equal trees make equal bytes.
+    /// Compression level 15 would be 5 % smaller and take six times as long.
     pub(crate) fn image(&self, tools: &Tools, tree: &Path, to: &Path) -> Result<u64> {
         std::fs::remove_file(to).ok();
         run(tools
             .command("bin/mkfs.erofs")
-            .args(["--quiet", "-b4096", "-zzstd,level=15", "-C65536", "-Efragments,dedupe,ztailpacking", "-x-1"])
+            .args(["--quiet", "-b4096", "-zzstd,level=9", "-C65536", "-Efragments,dedupe,ztailpacking", "-x-1"])
             .args(["--all-root", "--ignore-mtime", "--workers=1"])
             .arg(format!("-T{}", self.epoch))
             .arg(format!("-U{}", crate::disk::derived_guid("erofs root")))
