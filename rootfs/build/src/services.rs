@@ -3,8 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use byre_plan::{Origin, Plan, Policy};
-use byre_protocol::frame::encode_file;
 use byre_protocol::definition::{Definition, ServicesFile};
+use byre_protocol::frame::encode_file;
 use std::collections::BTreeMap;
 use std::path::Path;
 
