@@ -34,8 +34,6 @@ const LINKS: [(&str, &str); 7] = [
     ("sbin", "usr/sbin"),
     ("lib", "usr/lib"),
     ("usr/sbin/init", "../bin/init"),
-    // The kernel asks for modules through this name; init knows itself by it.
-    ("usr/bin/modprobe", "init"),
     ("usr/bin/modprobe", "init"),
     ("etc/resolv.conf", "/run/byre/net/resolv.conf"),
     ("etc/mtab", "/proc/self/mounts"),
