@@ -13,6 +13,7 @@ pub(crate) use place::{enter_root, isolate, place_all};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_plan::{MountOptions, Propagation};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 
@@ -54,9 +55,34 @@ pub(crate) fn apply_options(mount: BorrowedFd<'_>, options: MountOptions, tree: 
     mount_setattr(mount, c"", tree && options.recursive, &MountAttributes { set, ..MountAttributes::default() })
 }
 
-/// A private tmpfs of the launch child's own, attached nowhere, for small things that are bound one by one.
-pub(crate) fn scratch(attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
-    detached("tmpfs", &[("mode", "755"), ("size", "4m")], attributes)
+/// A tmpfs of the launch child's own, for small things that are bound one by one. Linux clones from detached mounts only from 6.15 on, so
+/// it is attached: on top of this process's own `/`, where no path leads through it.
+pub(crate) struct Scratch(OwnedFd);
+
+impl Scratch {
+    /// Makes and attaches it, in a mount namespace that must be this process's own.
+    pub(crate) fn new(attributes: MountAttrFlags) -> Result<Self, Failure> {
+        let step = "make scratch file system";
+        let mount = detached("tmpfs", &[("mode", "755"), ("size", "4m")], attributes)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, "/", flags, Mode::empty()).step(step, "/")?;
+        attach(&mount, root.as_fd()).step(step, "attach")?;
+        Ok(Self(mount))
+    }
+
+    /// Takes it off again. What was cloned from it stays.
+    pub(crate) fn close(self) -> Result<(), Failure> {
+        let step = "close scratch file system";
+        rustix::process::fchdir(&self.0).step(step, "enter")?;
+        rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).step(step, "detach")?;
+        rustix::process::chdir("/").step(step, "/")
+    }
+}
+
+impl AsFd for Scratch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// A new detached mount of what `path` below `directory` is.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Gid, Uid};
 
-use super::{apply_options, attributes, clone_tree, detached, scratch};
+use super::{Scratch, apply_options, attributes, clone_tree, detached};
 use crate::Context;
 use crate::ids::Ids;
 use crate::report::{Failure, Step};
@@ -82,6 +82,9 @@ pub(crate) fn prepare(request: &LaunchRequest, context: &Context<'_>, ids: &Ids)
             host.nodes.push((path.clone(), node));
         }
     }
+    if let Some((files, _)) = maker.files {
+        files.close()?;
+    }
     Ok(host)
 }
 
@@ -90,7 +93,7 @@ struct Maker<'a> {
     ids: &'a Ids,
     request: &'a LaunchRequest,
     /// Holds generated files and single device nodes, which are bound from it.
-    files: Option<(OwnedFd, u32)>,
+    files: Option<(Scratch, u32)>,
 }
 
 impl Maker<'_> {
@@ -149,14 +152,14 @@ impl Maker<'_> {
     ) -> Result<OwnedFd, Failure> {
         let (files, count) = match &mut self.files {
             Some(files) => files,
-            None => self.files.insert((scratch(MountAttrFlags::empty())?, 0)),
+            None => self.files.insert((Scratch::new(MountAttrFlags::empty())?, 0)),
         };
         *count = count.saturating_add(1);
         let name = count.to_string();
         make(files.as_fd(), &name).step(step, target)?;
         let (uid, gid) = self.ids.root();
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        chownat(&*files, &*name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).step(step, target)?;
+        chownat(files.as_fd(), &*name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).step(step, target)?;
         clone_tree(files.as_fd(), &name, false).step(step, target)
     }
 }

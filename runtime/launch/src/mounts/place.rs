@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::{HostSide, apply_options, attach, clone_tree, own_namespace, scratch};
+use super::{HostSide, Scratch, apply_options, attach, clone_tree, own_namespace};
 use crate::inside::{self, Kind};
 use crate::report::{Failure, Step};
 use crate::sys::{MountAttributes, mount_setattr};
@@ -86,17 +86,17 @@ fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), Failure> {
         let cover = clone_tree(empty.as_fd(), name, false).step(step, path)?;
         attach(&cover, place.as_fd()).step(step, path)?;
     }
-    Ok(())
+    empty.map_or(Ok(()), Scratch::close)
 }
 
-fn empty_things() -> Result<OwnedFd, Failure> {
+fn empty_things() -> Result<Scratch, Failure> {
     let step = "make empty file and directory";
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let empty = scratch(attributes)?;
-    mkdirat(&empty, "directory", Mode::from_raw_mode(0o555)).step(step, "directory")?;
+    let empty = Scratch::new(attributes)?;
+    mkdirat(empty.as_fd(), "directory", Mode::from_raw_mode(0o555)).step(step, "directory")?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    drop(openat(&empty, "file", flags, Mode::from_raw_mode(0o444)).step(step, "file")?);
+    drop(openat(empty.as_fd(), "file", flags, Mode::from_raw_mode(0o444)).step(step, "file")?);
     let read_only =
         MountAttributes { set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()), ..MountAttributes::default() };
     mount_setattr(empty.as_fd(), c"", false, &read_only).step(step, "")?;
