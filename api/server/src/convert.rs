@@ -77,7 +77,7 @@ pub(crate) fn exit(cause: &Cause) -> proto::Exit {
         Cause::Code(code) => plain(u32::from(*code), String::new()),
         Cause::Signal(signal) => {
             let number = u32::from(*signal);
-            let reason = format!("killed by {}", crate::signals::name(*signal));
+            let reason = format!("killed by {}", byre_spec::signal_name(*signal));
             proto::Exit { code: 128 + number, signal: number, out_of_memory: false, reason }
         }
         Cause::OutOfMemory => proto::Exit {

@@ -24,7 +24,7 @@ use crate::control::{Control, ControlError};
 use crate::descriptor::{Descriptor, pipe};
 use crate::gate::Peer;
 use crate::workloads::Answers;
-use crate::{convert, signals, spec};
+use crate::{convert, spec};
 
 /// Bytes of output read at once, and in one message.
 pub(crate) const PIECE_BYTES: usize = 32 * 1024;
@@ -252,7 +252,7 @@ async fn input_loop(
                 }
             }
             Some(Asked::Signal(name)) => {
-                let signal = signals::number(&name)?;
+                let signal = spec::signal_number(&name)?;
                 control.call(Request::KillExec { exec, signal }).await?;
             }
             Some(Asked::Start(_)) | None => {

@@ -97,7 +97,9 @@ pub(crate) fn admit(peer: &Peer, path: &str) -> Result<(), Status> {
         return Err(Status::unimplemented(format!("{path} is not a method of this node; compare the versions")));
     };
     if !peer.joined && !path.starts_with(IDENTITY) {
-        return Err(Status::unavailable("this node has no certificate yet: sign and install one first (docs/api.md, \"Joining\")"));
+        return Err(Status::unavailable(
+            "this node has no certificate yet: sign and install one first (docs/api.md, \"Joining\")",
+        ));
     }
     match peer.role {
         Some(role) if role >= needed => Ok(()),

@@ -3,49 +3,27 @@
 //! What is checked here is what only this side knows (the image's configuration, names of signals and policies); bounds and the node's policy are
 //! PID 1's to check, and its refusal reaches the client as it is.
 
-use std::collections::BTreeMap;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use byre_api::proto::{self, ContainerSpec};
-use byre_plan::{Mount, MountOptions, MountSource, Name, Principal, Program, Root, TerminalSize, User};
+use byre_plan::{
+    Capabilities, LaunchRequest, Mount, MountOptions, MountSource, Name, Namespace, Program, Root, Seccomp,
+    TerminalSize, User, UserNamespace,
+};
 use byre_protocol::definition::{Definition, Kind, LABEL_BYTES, LABELS, LogPolicy, Readiness, Restart, Stop};
 use byre_protocol::peer::ImageRecord;
+use byre_spec::{Arguments, ContainerDefaults, ImageConfig};
 use prost::Message;
-use serde::Deserialize;
 use tonic::Status;
 
 use crate::convert::{self, LABEL_COMMAND, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_SPEC, OWN_LABELS};
-use crate::{defaults, signals};
 
 /// Labels that hold the specification at most: 64 KiB of it, half of what fits into a message.
 const SPEC_LABELS: usize = 16;
 /// Characters of the command shown in lists.
 const COMMAND_CHARACTERS: usize = 200;
-/// PATH of a container whose image sets none, as docker has it.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// CPU time that one thousandth of a processor is, per 100 ms, in microseconds.
 const QUOTA_US_PER_MILLI: u64 = 100;
-
-/// An image's configuration (OCI image-spec 1.1, config.md); what is not named here does not matter to a start.
-#[derive(Debug, Default, Deserialize)]
-struct ImageConfig {
-    #[serde(default)]
-    config: Option<ImageDefaults>,
-}
-
-/// Keys may be present and null, as docker writes them.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct ImageDefaults {
-    user: Option<String>,
-    env: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    volumes: Option<BTreeMap<String, serde_json::Value>>,
-    working_dir: Option<String>,
-    stop_signal: Option<String>,
-}
 
 /// What surrounds a specification.
 pub(crate) struct Surroundings<'a> {
@@ -71,24 +49,30 @@ pub(crate) fn definition(
     spec: &ContainerSpec,
     around: &mut Surroundings<'_>,
 ) -> Result<(Definition, Vec<String>), Status> {
-    let config: ImageConfig = serde_json::from_str(&around.image.config_json).map_err(|error| {
-        invalid(format!("image {}: its configuration is malformed ({error}): build it anew", spec.image))
-    })?;
-    let image = config.config.unwrap_or_default();
-    let args = arguments(spec, &image)?;
+    let image = byre_spec::read_image_config(&around.image.config_json)
+        .map_err(|error| invalid(format!("image {}: {error}", spec.image)))?;
+    let replaced = spec.clear_entrypoint || !spec.entrypoint.is_empty();
+    let args = byre_spec::arguments(Arguments {
+        image_entrypoint: &image.entrypoint,
+        image_cmd: &image.cmd,
+        entrypoint: replaced.then_some(spec.entrypoint.as_slice()),
+        command: &spec.command,
+    })
+    .map_err(|error| invalid(format!("image {}: {error}", spec.image)))?;
     let labels = labels(spec, around.image, &args)?;
     let mut warnings = Vec::new();
 
-    let mut launch = defaults::container(spec.privileged, network(spec)?, user_namespace(spec)?);
+    let mut launch = byre_spec::default_container(ContainerDefaults { layers: around.image.layers.clone(), args });
     launch.root = Root::Layers { layers: around.image.layers.clone(), read_only: spec.read_only_root };
-    launch.process.program = if spec.init { Program::Helper } else { Program::Path };
-    launch.process.args = if spec.init { std::iter::once("init".to_owned()).chain(args).collect() } else { args };
+    if spec.init {
+        launch.process.program = Program::Helper;
+        launch.process.args.insert(0, "init".into());
+    }
+    isolation(&mut launch, spec)?;
     launch.process.env = environment(spec, &image, &around.name)?;
     launch.process.cwd = working_directory(spec, &image)?;
-    launch.process.user =
-        user(if spec.user.is_empty() { image.user.as_deref().unwrap_or_default() } else { &spec.user })?;
-    launch.process.terminal = if spec.terminal { Some(terminal_size(spec.terminal_size.as_ref())) } else { None };
-    defaults::capabilities(&mut launch.process.capabilities, &spec.add_capabilities, &spec.drop_capabilities)?;
+    launch.process.user = user(if spec.user.is_empty() { &image.user } else { &spec.user })?;
+    launch.process.terminal = spec.terminal.then(|| terminal_size(spec.terminal_size.as_ref()));
     resources(&mut launch.resources, spec.limits.as_ref())?;
 
     let hostname = if spec.hostname.is_empty() { around.name.to_string() } else { spec.hostname.clone() };
@@ -128,54 +112,63 @@ pub(crate) fn definition(
     Ok((definition, warnings))
 }
 
-fn arguments(spec: &ContainerSpec, image: &ImageDefaults) -> Result<Vec<String>, Status> {
-    let replaced = spec.clear_entrypoint || !spec.entrypoint.is_empty();
-    let entrypoint = if replaced { &spec.entrypoint } else { image.entrypoint.as_deref().unwrap_or_default() };
-    // A replaced entrypoint does not go with the image's command, as with docker.
-    let command = match (spec.command.is_empty(), replaced) {
-        (false, _) => &spec.command,
-        (true, true) => &[][..],
-        (true, false) => image.cmd.as_deref().unwrap_or_default(),
+/// Namespaces and rights.
+fn isolation(launch: &mut LaunchRequest, spec: &ContainerSpec) -> Result<(), Status> {
+    launch.namespaces.user = match user_namespace(spec)? {
+        proto::UserNamespaceMode::Host => UserNamespace::Host,
+        proto::UserNamespaceMode::Unspecified | proto::UserNamespaceMode::Automatic => UserNamespace::Automatic,
     };
-    let args: Vec<String> = entrypoint.iter().chain(command).cloned().collect();
-    if args.first().is_none_or(String::is_empty) {
-        return Err(invalid(format!("image {} says not what to run: give a command, or an entrypoint", spec.image)));
-    }
-    match args.iter().find(|arg| arg.contains('\0')) {
-        Some(_) => Err(invalid("command: an argument has a zero byte: leave it out".into())),
-        None => Ok(args),
-    }
-}
-
-fn environment(spec: &ContainerSpec, image: &ImageDefaults, name: &Name) -> Result<Vec<String>, Status> {
-    let defaults = [
-        PATH.to_owned(),
-        format!("HOSTNAME={}", if spec.hostname.is_empty() { name.as_str() } else { &spec.hostname }),
-    ];
-    let terminal = spec.terminal.then(|| "TERM=xterm".to_owned());
-    let mut merged: Vec<String> = Vec::new();
-    let all = defaults.iter().chain(&terminal).chain(image.env.iter().flatten()).chain(&spec.env);
-    for entry in all {
-        let Some((key, _)) = entry.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-            return Err(invalid(format!("env {entry:?} is not of the form NAME=value")));
-        };
-        let same = |other: &&mut String| other.split_once('=').is_some_and(|(other, _)| other == key);
-        match merged.iter_mut().find(same) {
-            Some(earlier) => earlier.clone_from(entry),
-            None => merged.push(entry.clone()),
+    match network(spec)? {
+        proto::NetworkMode::Host => {
+            launch.namespaces.net = Namespace::Host;
+            // /sys is a bind of the host's then, with mounts below it that must be read-only too.
+            for mount in launch.mounts.iter_mut().filter(|mount| mount.source == MountSource::Sysfs) {
+                mount.options.recursive = true;
+            }
         }
+        proto::NetworkMode::Unspecified | proto::NetworkMode::None => {}
     }
-    Ok(merged)
+    let mut set = launch.process.capabilities.bounding;
+    if spec.privileged {
+        set = byre_spec::ALL_CAPABILITIES;
+        launch.process.no_new_privileges = false;
+        launch.seccomp = Seccomp::None;
+        launch.masked_paths.clear();
+        launch.read_only_paths.clear();
+    }
+    let mask = |name: &String| byre_spec::capability(name).map_err(|error| invalid(error.to_string()));
+    // "Drop all, add some" and "add all, drop some" both mean what they say.
+    let (drop_all, drop): (Vec<_>, Vec<_>) =
+        spec.drop_capabilities.iter().partition(|name| name.eq_ignore_ascii_case("all"));
+    if !drop_all.is_empty() {
+        set = 0;
+    }
+    for name in &spec.add_capabilities {
+        set |= mask(name)?;
+    }
+    for name in drop {
+        set &= !mask(name)?;
+    }
+    launch.process.capabilities =
+        Capabilities { bounding: set, effective: set, permitted: set, inheritable: 0, ambient: 0 };
+    Ok(())
 }
 
-fn working_directory(spec: &ContainerSpec, image: &ImageDefaults) -> Result<String, Status> {
-    let directory =
-        if spec.working_dir.is_empty() { image.working_dir.as_deref().unwrap_or("") } else { &spec.working_dir };
-    match directory {
-        "" => Ok("/".into()),
+fn environment(spec: &ContainerSpec, image: &ImageConfig, name: &Name) -> Result<Vec<String>, Status> {
+    if let Some(bad) = spec.env.iter().find(|entry| entry.split_once('=').is_none_or(|(key, _)| key.is_empty())) {
+        return Err(invalid(format!("env {bad:?} is not of the form NAME=value")));
+    }
+    let hostname = format!("HOSTNAME={}", if spec.hostname.is_empty() { name.as_str() } else { &spec.hostname });
+    let terminal = spec.terminal.then_some("TERM=xterm");
+    let ours = [byre_spec::DEFAULT_PATH, hostname.as_str()].into_iter().chain(terminal);
+    let theirs = image.env.iter().chain(&spec.env).map(String::as_str);
+    Ok(byre_spec::merge_environment(ours.chain(theirs)))
+}
+
+fn working_directory(spec: &ContainerSpec, image: &ImageConfig) -> Result<String, Status> {
+    match spec.working_dir.as_str() {
+        "" => Ok(image.working_dir.clone()),
         directory if directory.starts_with('/') => Ok(directory.to_owned()),
-        // Some images have it without the slash; docker takes it from the root.
-        directory if spec.working_dir.is_empty() => Ok(format!("/{directory}")),
         directory => Err(invalid(format!("working_dir {directory:?} is not absolute: begin it with a slash"))),
     }
 }
@@ -183,21 +176,9 @@ fn working_directory(spec: &ContainerSpec, image: &ImageDefaults) -> Result<Stri
 /// `user[:group]`, each a number or a name.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` if a part is empty.
+/// `INVALID_ARGUMENT` if a part is malformed.
 pub(crate) fn user(text: &str) -> Result<User, Status> {
-    if text.is_empty() {
-        return Ok(User::default());
-    }
-    let principal = |part: &str| match part.parse::<u32>() {
-        Ok(id) => Ok(Principal::Id(id)),
-        Err(_) if part.is_empty() => Err(invalid(format!("user {text:?} is not of the form user or user:group"))),
-        Err(_) => Ok(Principal::Name(part.to_owned())),
-    };
-    let (user, group) = match text.split_once(':') {
-        Some((user, group)) => (principal(user)?, Some(principal(group)?)),
-        None => (principal(text)?, None),
-    };
-    Ok(User { user, group, ..User::default() })
+    byre_spec::parse_user(text).map_err(|error| invalid(error.to_string()))
 }
 
 /// A terminal's size; 80 by 24 where the client gave none.
@@ -243,17 +224,25 @@ fn resources(resources: &mut byre_plan::Resources, limits: Option<&proto::Limits
     Ok(())
 }
 
-fn stop(spec: &ContainerSpec, image: &ImageDefaults) -> Result<Stop, Status> {
+fn stop(spec: &ContainerSpec, image: &ImageConfig) -> Result<Stop, Status> {
     let mut stop = Stop::default();
     let signal =
-        if spec.stop_signal.is_empty() { image.stop_signal.as_deref().unwrap_or("") } else { &spec.stop_signal };
-    if !signal.is_empty() {
-        stop.signal = signals::number(signal)?;
+        if spec.stop_signal.is_empty() { image.stop_signal.as_deref() } else { Some(spec.stop_signal.as_str()) };
+    if let Some(signal) = signal {
+        stop.signal = signal_number(signal)?;
     }
     if let Some(timeout) = &spec.stop_timeout {
         stop.grace_ms = convert::duration_ms(timeout, "stop_timeout")?;
     }
     Ok(stop)
+}
+
+/// The number of a signal that is given as `TERM`, `SIGTERM`, `15` or `RTMIN+3`.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if there is no such signal.
+pub(crate) fn signal_number(text: &str) -> Result<u8, Status> {
+    byre_spec::signal_number(text).map_err(|error| invalid(error.to_string()))
 }
 
 fn generated_files(
@@ -288,11 +277,11 @@ fn generated_files(
 fn volumes(
     mounts: &mut Vec<Mount>,
     spec: &ContainerSpec,
-    image: &ImageDefaults,
+    image: &ImageConfig,
     volume_name: &mut dyn FnMut() -> Result<Name, Status>,
 ) -> Result<(), Status> {
     let mut wanted: Vec<proto::VolumeMount> = spec.volumes.clone();
-    for target in image.volumes.iter().flat_map(BTreeMap::keys) {
+    for target in &image.volumes {
         let target = target.trim_end_matches('/');
         if !wanted.iter().any(|volume| volume.target.trim_end_matches('/') == target) {
             wanted.push(proto::VolumeMount { target: target.to_owned(), ..proto::VolumeMount::default() });

@@ -1,6 +1,6 @@
 //! Specifications and images as clients and builders really write them.
 
-use byre_plan::Digest;
+use byre_plan::{Digest, Principal};
 
 use super::*;
 
@@ -83,7 +83,7 @@ fn a_replaced_entrypoint_drops_the_command_of_the_image() {
 #[test]
 fn what_is_wrong_is_named() {
     let cases: [(ContainerSpec, &str, &str); 12] = [
-        (spec(), "{}", "not what to run"),
+        (spec(), "{}", "nothing to run"),
         (spec(), "no json", "malformed"),
         (ContainerSpec { env: vec!["=x".into()], ..spec() }, NGINX, "NAME=value"),
         (ContainerSpec { user: "a:".into(), ..spec() }, NGINX, "user:group"),
@@ -184,4 +184,17 @@ fn what_is_made_passes_the_check_of_the_strict_policy() {
     }
     let privileged = made(&ContainerSpec { privileged: true, ..spec() }, NGINX).unwrap().launch;
     assert!(byre_plan::Plan::check(privileged, &policy, byre_plan::Origin::Client).is_err());
+}
+
+#[test]
+fn capabilities_are_added_and_dropped() {
+    let after = |add: &[&str], drop: &[&str]| {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let spec = ContainerSpec { add_capabilities: owned(add), drop_capabilities: owned(drop), ..spec() };
+        made(&spec, NGINX).unwrap().launch.process.capabilities.bounding
+    };
+    let default = byre_spec::DEFAULT_CAPABILITIES;
+    assert_eq!((after(&[], &[]), after(&["cap_net_admin"], &[])), (default, default | 1 << 12));
+    assert_eq!((after(&[], &["ALL"]), after(&["CHOWN"], &["all"])), (0, 1));
+    assert_eq!(after(&["ALL"], &["CHOWN"]), byre_spec::ALL_CAPABILITIES & !1);
 }

@@ -22,7 +22,7 @@ use crate::backend::{Backend, SharedBackend};
 use crate::control::ControlError;
 use crate::convert;
 use crate::gate::Peer;
-use crate::{attach, copy, exec, figures, logs, signals, spec};
+use crate::{attach, copy, exec, figures, logs, spec};
 
 const CREATE: Change = Change { method: "Workloads/Create", frees_space: false };
 const START: Change = Change { method: "Workloads/Start", frees_space: false };
@@ -227,8 +227,8 @@ impl Workloads for WorkloadsService {
     async fn kill(&self, request: Request<proto::KillRequest>) -> Result<Response<proto::KillResponse>, Status> {
         let peer = Peer::of(request.extensions())?;
         let proto::KillRequest { workload, signal } = request.into_inner();
-        let signal = if signal.is_empty() { 9 } else { signals::number(&signal)? };
-        let entry = self.0.audit.asked(&peer, KILL, &format!("{workload} {}", signals::name(signal)))?;
+        let signal = if signal.is_empty() { 9 } else { spec::signal_number(&signal)? };
+        let entry = self.0.audit.asked(&peer, KILL, &format!("{workload} {}", byre_spec::signal_name(signal)))?;
         let result = self.0.ask_container(&workload, |target| Ask::Kill { target, signal }).await;
         entry.done(result).await?;
         Ok(Response::new(proto::KillResponse {}))
