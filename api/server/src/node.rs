@@ -10,6 +10,7 @@ use byre_protocol::control::{Request as Ask, ShutdownAction};
 use futures::Stream;
 use futures::stream::try_unfold;
 use rustix::io::Errno;
+use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status};
 
 use crate::audit::Change;
@@ -73,11 +74,11 @@ pub struct NodeFacts {
     pub conditions: Vec<NodeCondition>,
 }
 
-/// Where facts come from. Both are called on a thread of their own, since measuring reads many files.
+/// Where facts come from. Both are called on a thread beside the runtime, since measuring reads many files.
 pub trait FactsSource: Send + Sync + 'static {
     /// Measures.
     fn facts(&self) -> NodeFacts;
-    /// Versions; cheap.
+    /// Versions; asked once, since they do not change while this process lives.
     fn version(&self) -> NodeVersion;
 }
 
@@ -87,6 +88,16 @@ pub(crate) struct NodeService {
     pub backend: SharedBackend,
     /// Where facts come from.
     pub facts: Arc<dyn FactsSource>,
+    /// What the facts' source said of the versions.
+    pub versions: OnceCell<NodeVersion>,
+}
+
+impl NodeService {
+    async fn versions(&self) -> Result<proto::VersionResponse, Status> {
+        let source = Arc::clone(&self.facts);
+        let versions = self.versions.get_or_try_init(|| measured(move || source.version())).await?;
+        Ok(version(versions.clone()))
+    }
 }
 
 fn version(version: NodeVersion) -> proto::VersionResponse {
@@ -115,7 +126,7 @@ impl Node for NodeService {
         &self,
         _request: Request<proto::VersionRequest>,
     ) -> Result<Response<proto::VersionResponse>, Status> {
-        Ok(Response::new(version(self.facts.version())))
+        self.versions().await.map(Response::new)
     }
 
     async fn get_node(
@@ -129,7 +140,7 @@ impl Node for NodeService {
             facts_json: facts.facts_json,
             hostname: facts.hostname,
             machine_id: facts.machine_id,
-            version: Some(version(self.facts.version())),
+            version: Some(self.versions().await?),
             memory_bytes: facts.memory_bytes,
             processors: facts.processors,
             memory_allocatable_bytes: facts.memory_allocatable_bytes,

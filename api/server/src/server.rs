@@ -44,6 +44,9 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// And has this long to answer.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Threads that measure facts; who asks for more at once waits. The service's own limit of threads is 32.
+const MEASURING_THREADS: usize = 2;
+
 /// What the process is given.
 pub struct Options {
     /// The control channel to PID 1, role api.
@@ -120,6 +123,7 @@ pub enum Error {
 pub fn run(options: Options) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(MEASURING_THREADS)
         .build()
         .map_err(|error| Error::Descriptor("runtime", error))?;
     runtime.block_on(serve(options))
@@ -197,7 +201,7 @@ async fn serve_connections(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::Server(error.to_string()))?;
-    let node = NodeService { backend: Arc::clone(&backend), facts };
+    let node = NodeService { backend: Arc::clone(&backend), facts, versions: OnceCell::new() };
     let workloads = WorkloadsServer::new(WorkloadsService(Arc::clone(&backend)));
     let router = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
