@@ -51,3 +51,13 @@ fn main() -> anyhow::Result<()> {
         Command::ContainerImage(args) => container_image::run(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

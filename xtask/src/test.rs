@@ -195,7 +195,7 @@ fn deny(run: &Run) -> Result<Tally> {
         tally.add(Tally::one(status.success()));
     } else {
         let error = String::from_utf8_lossy(&fetch.stderr);
-        let error = error.lines().last().unwrap_or("no message");
+        let error = error.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no message");
         tally.add(skip(1, "advisories", &format!("the advisory database cannot be fetched: {error}")));
     }
     Ok(tally)

@@ -29,6 +29,7 @@ const HTTP_PORT: u16 = 8080;
 
 /// Arguments of `cargo xtask up`.
 #[derive(clap::Args, Debug)]
+#[group(id = "up")]
 pub(crate) struct Args {
     /// Forget the node of the last time with everything on it, and start a new one.
     #[arg(long)]
