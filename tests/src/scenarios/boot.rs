@@ -25,7 +25,7 @@ pub(super) const ALL: &[Scenario] = &[
 
 fn stages(node: &Node) -> Result<()> {
     let console = node.serial().text();
-    contains("the console", &console, &["byre:"])?;
+    contains("the console", &console, &["byre: early:", "root hash", "service log is ready", "service api is ready"])?;
     ensure!(!console.contains("Kernel panic"), "the kernel panicked");
     Ok(())
 }

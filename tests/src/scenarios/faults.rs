@@ -54,7 +54,7 @@ fn flipped_bit(lab: &Lab, folder: &Path) -> Result<()> {
     disk.sync_all()?;
     let mut node = machine.power()?;
     let console = node.serial().clone();
-    let (which, line) = console.wait_for_any(&["Kernel panic", "byre: ready"], BOOT_LIMIT)?;
+    let (which, line) = console.wait_for_any(&["Kernel panic", "service api is ready"], BOOT_LIMIT)?;
     if which == 1 {
         // What was read so far lies before the middle: ask for more than fits the cache.
         node.wait_ready()?;
