@@ -194,7 +194,7 @@ impl Store {
     }
 
     fn configs_dir(&self) -> PathBuf {
-        self.root.join("configs")
+        configs_dir(&self.root)
     }
 
     fn records_dir(&self) -> PathBuf {
@@ -220,31 +220,12 @@ impl Store {
     /// # Errors
     /// `NotFound`, `Ambiguous`.
     pub fn find(&self, text: &str) -> Result<&Image, StoreError> {
-        let not_found = || StoreError::NotFound(text.chars().take(200).collect());
-        if let Ok(reference) = text.parse::<Reference>() {
-            if let Some(image) = self.images.values().find(|image| image.names.contains(&reference)) {
-                return Ok(image);
-            }
-            if let Some(digest) = reference.digest() {
-                // A pinned name: the manifest's digest decides, and the repository has to be one the image goes by.
-                let repository =
-                    |name: &Reference| name.domain() == reference.domain() && name.path() == reference.path();
-                let pinned = |image: &&Image| image.manifest == Some(*digest) && image.names.iter().any(repository);
-                return self.images.values().find(pinned).ok_or_else(not_found);
-            }
-        }
-        let prefix = text.strip_prefix("sha256:").unwrap_or(text);
-        if prefix.len() < MIN_PREFIX_LEN || !prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(not_found());
-        }
-        let mut matching = self.images.values().filter(|image| image.id.hex().starts_with(prefix));
-        let first = matching.next().ok_or_else(not_found)?;
-        let others: Vec<&Image> = matching.collect();
-        if others.is_empty() {
-            return Ok(first);
-        }
-        let ids: Vec<String> = std::iter::once(first).chain(others).map(|image| image.id.hex()).take(8).collect();
-        Err(StoreError::Ambiguous { prefix: prefix.to_owned(), ids: ids.join(", ") })
+        find(&self.images, text)
+    }
+
+    /// What is in the store now, for those who only read: it stays as it is while a load goes on.
+    pub fn catalog(&self) -> Catalog {
+        Catalog { root: self.root.clone(), images: self.images.clone() }
     }
 
     /// The image that `text` means, with its configuration and the paths of its layers.
@@ -268,12 +249,7 @@ impl Store {
     /// # Errors
     /// `Io`, `Damaged`.
     pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
-        let path = self.configs_dir().join(format!("{}{}", image.id.hex(), record::SUFFIX));
-        let bytes = std::fs::read(&path).map_err(at(&path))?;
-        if Digest::of(&bytes) != image.id {
-            return Err(StoreError::Damaged { id: image.id, what: "its configuration has another digest".to_owned() });
-        }
-        Ok(bytes)
+        config_bytes(&self.root, image)
     }
 
     /// What the store takes up now.
@@ -315,6 +291,76 @@ impl Store {
         self.next_sequence += 1;
         self.next_sequence
     }
+}
+
+/// The images of a store at one moment, for reading.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    root: PathBuf,
+    images: BTreeMap<Digest, Image>,
+}
+
+impl Catalog {
+    /// All images, by id.
+    pub fn list(&self) -> impl Iterator<Item = &Image> {
+        self.images.values()
+    }
+
+    /// As [`Store::find`].
+    ///
+    /// # Errors
+    /// `NotFound`, `Ambiguous`.
+    pub fn find(&self, text: &str) -> Result<&Image, StoreError> {
+        find(&self.images, text)
+    }
+
+    /// As [`Store::config_bytes`]; `Io` if the image was removed meanwhile.
+    ///
+    /// # Errors
+    /// `Io`, `Damaged`.
+    pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
+        config_bytes(&self.root, image)
+    }
+}
+
+fn configs_dir(root: &Path) -> PathBuf {
+    root.join("configs")
+}
+
+fn config_bytes(root: &Path, image: &Image) -> Result<Vec<u8>, StoreError> {
+    let path = configs_dir(root).join(format!("{}{}", image.id.hex(), record::SUFFIX));
+    let bytes = std::fs::read(&path).map_err(at(&path))?;
+    if Digest::of(&bytes) != image.id {
+        return Err(StoreError::Damaged { id: image.id, what: "its configuration has another digest".to_owned() });
+    }
+    Ok(bytes)
+}
+
+fn find<'a>(images: &'a BTreeMap<Digest, Image>, text: &str) -> Result<&'a Image, StoreError> {
+    let not_found = || StoreError::NotFound(text.chars().take(200).collect());
+    if let Ok(reference) = text.parse::<Reference>() {
+        if let Some(image) = images.values().find(|image| image.names.contains(&reference)) {
+            return Ok(image);
+        }
+        if let Some(digest) = reference.digest() {
+            // A pinned name: the manifest's digest decides, and the repository has to be one the image goes by.
+            let repository = |name: &Reference| name.domain() == reference.domain() && name.path() == reference.path();
+            let pinned = |image: &&Image| image.manifest == Some(*digest) && image.names.iter().any(repository);
+            return images.values().find(pinned).ok_or_else(not_found);
+        }
+    }
+    let prefix = text.strip_prefix("sha256:").unwrap_or(text);
+    if prefix.len() < MIN_PREFIX_LEN || !prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(not_found());
+    }
+    let mut matching = images.values().filter(|image| image.id.hex().starts_with(prefix));
+    let first = matching.next().ok_or_else(not_found)?;
+    let others: Vec<&Image> = matching.collect();
+    if others.is_empty() {
+        return Ok(first);
+    }
+    let ids: Vec<String> = std::iter::once(first).chain(others).map(|image| image.id.hex()).take(8).collect();
+    Err(StoreError::Ambiguous { prefix: prefix.to_owned(), ids: ids.join(", ") })
 }
 
 #[cfg(test)]
