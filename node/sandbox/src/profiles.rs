@@ -47,6 +47,7 @@ pub const RUNTIME: Group = Group {
         allow(SYS_restart_syscall),
         allow(SYS_sigaltstack),
         allow(SYS_sched_yield),
+        Rule::allow_if(libc::SYS_prctl, &[Condition::is(0, PR_GET_AUXV)]),
         allow(SYS_getpid),
         allow(SYS_gettid),
         allow(SYS_tgkill),
@@ -54,6 +55,9 @@ pub const RUNTIME: Group = Group {
         allow(SYS_exit_group),
     ],
 };
+
+/// `PR_GET_AUXV` of linux/prctl.h: a process reads its own auxiliary vector, where the address of the kernel's clock functions is.
+const PR_GET_AUXV: u32 = 0x4155_5856;
 
 /// Every process.
 pub const DESCRIPTORS: Group = Group {
@@ -111,6 +115,11 @@ pub const READ_FILES: Group = Group {
         allow(SYS_getdents64),
         allow(SYS_pread64),
         allow(SYS_preadv),
+        allow(libc::SYS_stat),
+        allow(libc::SYS_lstat),
+        allow(libc::SYS_readlink),
+        allow(libc::SYS_readlinkat),
+        allow(libc::SYS_statfs),
         allow(SYS_fstatfs),
     ],
 };
@@ -124,7 +133,11 @@ pub const WRITE_FILES: Group = Group {
         allow(SYS_fallocate),
         allow(SYS_fsync),
         allow(SYS_fdatasync),
+        allow(libc::SYS_mkdir),
         allow(SYS_mkdirat),
+        allow(libc::SYS_rmdir),
+        allow(libc::SYS_flock),
+        allow(libc::SYS_fchown),
         allow(SYS_unlink),
         allow(SYS_unlinkat),
         allow(SYS_rename),
