@@ -1,0 +1,344 @@
+//! `byred image`: serves the image store to the API, one connection per call.
+//!
+//! What changes the store goes one after the other, under its lock; lists and look-ups read a catalog that is replaced after each change, so
+//! they are quick while a load goes on. Archives are parsed here, sealed, in a process that has no capability, no network and one directory.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use byre_image::digest::Digest;
+use byre_image::reference::Reference;
+use byre_image::store::{Catalog, Image, Limits, Progress, PruneScope, Store, StoreError};
+use byre_protocol::frame::MESSAGE_BYTES;
+use byre_protocol::peer::{ImageAnswer, ImageCall, ImageRecord, ImageRefusal};
+use byre_sandbox::stream::{self, StreamError};
+use byre_sandbox::{Descriptors, Notifier, profiles};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Where the store lies.
+const DIRECTORY: &str = "/data/images";
+/// Connections at a time. Most are loads that wait for one another; each has a thread and a buffer of 128 KiB.
+const CONNECTIONS: usize = 8;
+/// A client that neither sends nor takes for so long is gone; an archive may come over a slow line, but not this slow.
+const CLIENT_TIME: Duration = Duration::from_secs(60);
+/// Bytes of configuration passed on, as the protocol says.
+const CONFIG_BYTES: usize = 64 * 1024;
+/// What one answer's list may hold: the message's bound without its head.
+const LIST_BYTES: usize = MESSAGE_BYTES - 1024;
+
+/// Why the service ended. PID 1 starts it anew.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImageError {
+    /// Its start failed.
+    #[error(transparent)]
+    Descriptors(#[from] byre_sandbox::DescriptorError),
+    /// Its start failed.
+    #[error(transparent)]
+    Notify(#[from] byre_sandbox::notify::NotifyError),
+    /// Its start failed.
+    #[error(transparent)]
+    Seal(#[from] byre_sandbox::SealError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The listener failed.
+    #[error("accept: {0}")]
+    Accept(io::Error),
+}
+
+/// The service, started by PID 1.
+pub(crate) fn run() -> Result<(), ImageError> {
+    let mut descriptors = Descriptors::from_environment()?;
+    let listener = UnixListener::from(descriptors.take("unix")?);
+    let notifier = Notifier::from_environment()?;
+    byre_sandbox::seal(&profiles::IMAGE)?;
+    let shared = Arc::new(Shared::open(Path::new(DIRECTORY))?);
+    notifier.ready()?;
+    shared.serve(&listener)
+}
+
+/// What all connections share.
+struct Shared {
+    store: Mutex<Store>,
+    catalog: RwLock<Arc<Catalog>>,
+    connections: AtomicUsize,
+}
+
+/// Counts a connection for as long as it lives.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Shared {
+    fn open(directory: &Path) -> Result<Self, StoreError> {
+        let (store, recovery) = Store::open(directory, Limits::default())?;
+        if recovery.swept > 0 {
+            eprintln!("removed {} files ({} bytes) of interrupted work", recovery.swept, recovery.swept_bytes);
+        }
+        for id in &recovery.incomplete {
+            eprintln!("image {id} is damaged and cannot be run: remove it and load it again");
+        }
+        for (name, reason) in &recovery.unreadable {
+            eprintln!("record {name} cannot be read and is left as it is: {reason}");
+        }
+        let catalog = RwLock::new(Arc::new(store.catalog()));
+        Ok(Self { store: Mutex::new(store), catalog, connections: AtomicUsize::new(0) })
+    }
+
+    fn serve(self: &Arc<Self>, listener: &UnixListener) -> Result<(), ImageError> {
+        loop {
+            let client = match listener.accept() {
+                Ok((client, _)) => client,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(ImageError::Accept(error)),
+            };
+            let others = self.connections.fetch_add(1, Ordering::AcqRel);
+            let place = Place(Arc::clone(self));
+            if others >= CONNECTIONS {
+                refuse_for_now(client);
+                continue;
+            }
+            let thread = std::thread::Builder::new().name("image".to_owned());
+            let started = thread.spawn(move || {
+                if let Err(error) = place.0.answer(client) {
+                    eprintln!("a call is not answered: {error}");
+                }
+            });
+            if let Err(error) = started {
+                eprintln!("a call is not answered: {error}");
+            }
+        }
+    }
+
+    /// Answers one connection's call.
+    fn answer(&self, mut client: UnixStream) -> Result<(), StreamError> {
+        client.set_read_timeout(Some(CLIENT_TIME))?;
+        client.set_write_timeout(Some(CLIENT_TIME))?;
+        let Some(call) = stream::read::<ImageCall>(&mut client)? else { return Ok(()) };
+        let result = match call {
+            ImageCall::Load { name } => self.load(&client, name.as_deref()),
+            ImageCall::List => return self.list(&mut client),
+            ImageCall::Resolve { reference } => self.resolve(&reference),
+            ImageCall::Remove { reference, in_use } => self.remove(&reference, &in_use),
+            ImageCall::Prune { in_use, all } => self.prune(&in_use, all),
+        };
+        stream::write(&mut client, &result.unwrap_or_else(|error| refused(&error)))
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the store; whatever came of it, the catalog then says what is there.
+    fn change<T>(&self, what: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut store: MutexGuard<'_, Store> = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = what(&mut store);
+        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(store.catalog());
+        result
+    }
+
+    fn load(&self, client: &UnixStream, name: Option<&str>) -> Result<ImageAnswer, StoreError> {
+        let name = match name.map(str::parse::<Reference>).transpose() {
+            Ok(name) => name,
+            Err(error) => return Ok(ImageAnswer::Refused { code: ImageRefusal::Invalid, text: error.to_string() }),
+        };
+        let mut bytes = 0;
+        let mut tell = |progress| {
+            let answer = progress_answer(progress, &mut bytes);
+            // A client that does not want to know any more does not want the image either.
+            stream::write(&mut &*client, &answer).is_ok()
+        };
+        let loaded = self.change(|store| store.load(client, name.as_ref(), &mut tell))?;
+        let Some(first) = loaded.first() else { return Err(StoreError::NotFound("in the archive".to_owned())) };
+        record(&self.catalog(), &first.image).map(|record| ImageAnswer::Image(Box::new(record)))
+    }
+
+    fn resolve(&self, reference: &str) -> Result<ImageAnswer, StoreError> {
+        let catalog = self.catalog();
+        let image = catalog.find(reference)?;
+        record(&catalog, image).map(|record| ImageAnswer::Image(Box::new(record)))
+    }
+
+    /// Sends all images, in as many answers as they need. Configurations are left out: a list is for looking, `Resolve` for running.
+    fn list(&self, client: &mut UnixStream) -> Result<(), StreamError> {
+        let catalog = self.catalog();
+        let mut page = Vec::new();
+        let mut page_bytes = 0;
+        for image in catalog.list() {
+            let record = without_config(image);
+            let bytes = byre_protocol::frame::encode(&record)?.len();
+            if page_bytes + bytes > LIST_BYTES {
+                stream::write(client, &ImageAnswer::Images(std::mem::take(&mut page)))?;
+                page_bytes = 0;
+            }
+            page_bytes += bytes;
+            page.push(record);
+        }
+        stream::write(client, &ImageAnswer::Images(page))
+    }
+
+    fn remove(&self, reference: &str, in_use: &[String]) -> Result<ImageAnswer, StoreError> {
+        let removed = self.change(|store| store.remove(reference, &ids(in_use), false))?;
+        let names = removed.untagged.iter().map(Reference::short);
+        let what = names.chain(removed.deleted.iter().map(ToString::to_string)).collect();
+        Ok(ImageAnswer::Removed { what, bytes: removed.freed_bytes })
+    }
+
+    fn prune(&self, in_use: &[String], all: bool) -> Result<ImageAnswer, StoreError> {
+        let scope = if all { PruneScope::Unused } else { PruneScope::Nameless };
+        let pruned = self.change(|store| store.prune(&ids(in_use), scope))?;
+        let what = pruned.deleted.iter().map(ToString::to_string).collect();
+        Ok(ImageAnswer::Removed { what, bytes: pruned.freed_bytes })
+    }
+}
+
+/// Tells a client that there are too many. It has not been read from, so this cannot be the answer to half a call.
+fn refuse_for_now(mut client: UnixStream) {
+    let text = format!("{CONNECTIONS} image calls are under way: try again when one of them is done");
+    let short = Duration::from_millis(100);
+    if client.set_write_timeout(Some(short)).is_ok() {
+        // One that is gone needs no answer.
+        let _ = stream::write(&mut client, &ImageAnswer::Refused { code: ImageRefusal::Internal, text });
+    }
+}
+
+fn ids(texts: &[String]) -> BTreeSet<Digest> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+fn progress_answer(progress: Progress, bytes: &mut u64) -> ImageAnswer {
+    let step = match progress {
+        Progress::Receiving { bytes: received } => {
+            *bytes = received;
+            "receiving the archive".to_owned()
+        }
+        Progress::Converting { index, count, .. } => format!("layer {} of {count}", index + 1),
+        Progress::Kept { diff_id } => format!("layer {diff_id} is here already"),
+        Progress::Stored { id } => format!("image {id} is stored"),
+    };
+    ImageAnswer::Progress { step, bytes: *bytes }
+}
+
+fn record(catalog: &Catalog, image: &Image) -> Result<ImageRecord, StoreError> {
+    let config = catalog.config_bytes(image)?;
+    let damaged = |what: &str| StoreError::Damaged { id: image.id, what: what.to_owned() };
+    if config.len() > CONFIG_BYTES {
+        return Err(damaged("its configuration is longer than 64 KiB"));
+    }
+    let config_json = String::from_utf8(config).map_err(|_| damaged("its configuration is not UTF-8"))?;
+    Ok(ImageRecord { config_json, ..without_config(image) })
+}
+
+fn without_config(image: &Image) -> ImageRecord {
+    ImageRecord {
+        id: image.id.to_string(),
+        names: image.names.iter().map(Reference::short).collect(),
+        manifest_digest: image.manifest.as_ref().map(ToString::to_string),
+        layers: image.layers.iter().map(|layer| byre_plan::Digest(*layer.diff_id.bytes())).collect(),
+        size_bytes: image.bytes(),
+        created_wall_ms: image.created.as_deref().map_or(0, wall_ms),
+        config_json: String::new(),
+    }
+}
+
+/// A time that an image's builder wrote; 0 if it is none.
+fn wall_ms(text: &str) -> u64 {
+    let milliseconds = OffsetDateTime::parse(text, &Rfc3339).map_or(0, |time| time.unix_timestamp_nanos() / 1_000_000);
+    u64::try_from(milliseconds).unwrap_or(0)
+}
+
+fn refused(error: &StoreError) -> ImageAnswer {
+    let code = match error {
+        StoreError::NotFound(_) | StoreError::Ambiguous { .. } => ImageRefusal::NotFound,
+        StoreError::InUse(_) | StoreError::SeveralNames { .. } => ImageRefusal::InUse,
+        StoreError::NoSpace { .. } | StoreError::TooManyImages => ImageRefusal::NoSpace,
+        StoreError::Archive(_)
+        | StoreError::Layer { .. }
+        | StoreError::DiffId { .. }
+        | StoreError::Check { .. }
+        | StoreError::NameForSeveral(_)
+        | StoreError::PinnedName(_)
+        | StoreError::Cancelled => ImageRefusal::Invalid,
+        StoreError::Io { .. } | StoreError::Locked(_) | StoreError::Damaged { .. } => ImageRefusal::Internal,
+    };
+    ImageAnswer::Refused { code, text: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::Shutdown;
+
+    use super::*;
+
+    fn call(shared: &Shared, call: &ImageCall, archive: &[u8]) -> Vec<ImageAnswer> {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| shared.answer(theirs).unwrap());
+            stream::write(&mut ours, call).unwrap();
+            // A refusal may come before all is sent.
+            let _ = ours.write_all(archive);
+            ours.shutdown(Shutdown::Write).unwrap();
+            let mut answers = Vec::new();
+            while let Ok(Some(answer)) = stream::read(&mut ours) {
+                answers.push(answer);
+            }
+            answers
+        })
+    }
+
+    #[test]
+    fn refusals_are_answers_and_change_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = Shared::open(directory.path()).unwrap();
+        let load = |name: &str| ImageCall::Load { name: Some(name.to_owned()) };
+        for (asked, archive, code) in [
+            (load("x:1"), &b"not an archive at all"[..], ImageRefusal::Invalid),
+            (load("UPPER CASE"), &b""[..], ImageRefusal::Invalid),
+            (ImageCall::Resolve { reference: "nothing".to_owned() }, &b""[..], ImageRefusal::NotFound),
+            (ImageCall::Remove { reference: "nothing".to_owned(), in_use: vec![] }, &b""[..], ImageRefusal::NotFound),
+        ] {
+            let answers = call(&shared, &asked, archive);
+            let refusal = answers.last().unwrap();
+            assert!(matches!(refusal, ImageAnswer::Refused { code: found, .. } if *found == code), "{refusal:?}");
+        }
+        assert_eq!(call(&shared, &ImageCall::List, b""), vec![ImageAnswer::Images(vec![])]);
+        let pruned = call(&shared, &ImageCall::Prune { in_use: vec![], all: true }, b"");
+        assert_eq!(pruned, vec![ImageAnswer::Removed { what: vec![], bytes: 0 }]);
+    }
+
+    #[test]
+    fn lists_are_quick_while_a_load_waits_for_its_client() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = Shared::open(directory.path()).unwrap();
+        let (mut slow, theirs) = UnixStream::pair().unwrap();
+        std::thread::scope(|scope| {
+            // Its client goes away in the end, so the refusal cannot be sent.
+            scope.spawn(|| drop(shared.answer(theirs)));
+            stream::write(&mut slow, &ImageCall::Load { name: None }).unwrap();
+            slow.write_all(&[0; 100]).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(shared.store.try_lock().is_err());
+            assert_eq!(call(&shared, &ImageCall::List, b""), vec![ImageAnswer::Images(vec![])]);
+            slow.shutdown(Shutdown::Both).unwrap();
+        });
+        assert!(shared.store.try_lock().is_ok());
+    }
+
+    #[test]
+    fn a_builders_time_is_read_or_is_none() {
+        assert_eq!(wall_ms("1970-01-01T00:00:01.5Z"), 1500);
+        assert_eq!(wall_ms("yesterday"), 0);
+    }
+}
