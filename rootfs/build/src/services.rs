@@ -106,4 +106,30 @@ mod tests {
         let unknown = Source { name: "a".to_owned(), text: "nmae = 1".to_owned() };
         assert!(says(&[unknown]).contains("services/a.toml is not a definition"));
     }
+
+    #[test]
+    fn the_committed_definitions_compile_and_keep_the_services_apart() {
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../files");
+        let policy = std::fs::read_to_string(files.join("policy.toml")).unwrap();
+        let bytes = compile(&read(&files.join("services")).unwrap(), &policy).unwrap();
+        let file: ServicesFile = decode_file(&bytes).unwrap();
+        let services = file
+            .services
+            .iter()
+            .filter(|one| one.launch.process.args.first().is_some_and(|program| program == "/usr/bin/byred"));
+        let mut users = Vec::new();
+        for service in services {
+            let process = &service.launch.process;
+            assert!(
+                process.no_new_privileges && service.launch.resources.memory_max_bytes.is_some(),
+                "{}",
+                service.name
+            );
+            // The probe's own file says why it has none.
+            assert!(!service.launch.landlock.is_empty() || service.name.as_str() == "probe", "{}", service.name);
+            assert!(!users.contains(&&process.user.user), "{} shares its user", service.name);
+            users.push(&process.user.user);
+        }
+        assert!(users.len() >= 8);
+    }
 }
