@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use byre_plan::limits::AUTOMATIC_IDS;
 use byre_plan::{Name, Origin, Plan, Policy, UserNamespace, WorkloadId};
 use byre_protocol::control::{Event as Told, FromInit, Notice, Reply, What};
 use byre_protocol::definition::{Definition, Role};
@@ -17,8 +18,6 @@ use crate::workload::{Actual, Wanted, Workload};
 
 /// Host ids of one user namespace.
 const IDS_PER_WORKLOAD: u32 = 65_536;
-/// The first range: ids below 1048576 belong to the node.
-const FIRST_ID_RANGE: u32 = 16;
 
 /// A control channel.
 #[derive(Debug, Clone, Copy)]
@@ -261,9 +260,8 @@ impl Core {
             UserNamespace::Host | UserNamespace::Mapped { .. } => None,
             UserNamespace::Automatic => {
                 let taken: BTreeSet<u32> = self.workloads.values().filter_map(|workload| workload.id_base).collect();
-                (FIRST_ID_RANGE..u32::from(u16::MAX))
-                    .filter_map(|range| range.checked_mul(IDS_PER_WORKLOAD))
-                    .find(|base| !taken.contains(base))
+                let step = usize::try_from(IDS_PER_WORKLOAD).unwrap_or(usize::MAX);
+                AUTOMATIC_IDS.step_by(step).find(|base| !taken.contains(base))
             }
         }
     }
