@@ -12,7 +12,7 @@ use super::Supervisor;
 use super::kept::Pipe;
 
 impl Supervisor {
-    /// Makes the pipes that a workload needs and has not got; tells the log service of new ones.
+    /// Makes the pipes that a workload needs and has not got, and shows them to the log service.
     pub(super) fn make_pipes(&mut self, id: WorkloadId) -> Result<(), rustix::io::Errno> {
         let Some(workload) = self.core.workload(id) else { return Ok(()) };
         let terminal = workload.plan().request().process.terminal.is_some();
@@ -22,11 +22,15 @@ impl Supervisor {
             // A run gets fresh input: what the last one left unread is nobody's.
             kept.stdin = Some(Pipe::new()?);
         }
-        if terminal || kept.stdout.is_some() {
+        if terminal {
+            // Its terminal is offered once the launch child has opened it.
             return Ok(());
         }
-        kept.stdout = Some(Pipe::new()?);
-        kept.stderr = Some(Pipe::new()?);
+        if kept.stdout.is_none() {
+            kept.stdout = Some(Pipe::new()?);
+            kept.stderr = Some(Pipe::new()?);
+        }
+        // The same pipe in a new run is news: what followed the last run ended with it.
         self.offer_outputs(id);
         Ok(())
     }
@@ -43,6 +47,10 @@ impl Supervisor {
         let ids: Vec<WorkloadId> = self.kept.keys().copied().collect();
         for id in ids {
             self.offer_to(channel, id);
+            if self.kept.get(&id).is_some_and(|kept| kept.run.is_none()) {
+                let notice = FromInit::Notice(Box::new(Notice::LogRunEnded { id }));
+                self.send_with(channel, &notice, None);
+            }
         }
     }
 

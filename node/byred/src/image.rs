@@ -56,6 +56,8 @@ pub(crate) enum ImageError {
 pub(crate) fn run() -> Result<(), ImageError> {
     let mut descriptors = Descriptors::from_environment()?;
     let listener = UnixListener::from(descriptors.take("unix")?);
+    // The mode belongs to the socket, which PID 1 keeps: whoever had it before may have set another.
+    listener.set_nonblocking(false).map_err(ImageError::Accept)?;
     let notifier = Notifier::from_environment()?;
     byre_sandbox::seal(&profiles::IMAGE)?;
     let shared = Arc::new(Shared::open(Path::new(DIRECTORY))?);

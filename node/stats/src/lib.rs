@@ -50,6 +50,8 @@ pub enum StatsError {
 pub fn run() -> Result<(), StatsError> {
     let mut descriptors = Descriptors::from_environment()?;
     let listener = UnixListener::from(descriptors.take("unix")?);
+    // The mode belongs to the socket, which PID 1 keeps: whoever had it before may have set another.
+    listener.set_nonblocking(false).map_err(StatsError::Accept)?;
     let notifier = Notifier::from_environment()?;
     let root = rustix::fs::open(CGROUPS, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(StatsError::Cgroups)?;
