@@ -70,6 +70,11 @@ pub enum Action {
         /// With which descriptor.
         attachment: Attachment,
     },
+    /// Drop the writing end of a workload's stdin pipe.
+    CloseInput {
+        /// Which workload.
+        id: WorkloadId,
+    },
     /// A log channel is open: send it the output of every workload.
     OfferLogs {
         /// The channel.

@@ -37,7 +37,7 @@ impl Core {
     /// Puts a workload's present record on its way; returns its number. The node's own services have none.
     pub(crate) fn record_put(&mut self, id: WorkloadId) -> Option<u64> {
         let workload = self.workloads.get(&id).filter(|workload| !workload.built_in)?;
-        Some(self.record(Change::Put(workload.record())))
+        Some(self.record(Change::Put(Box::new(workload.record()))))
     }
 
     fn record(&mut self, change: Change) -> u64 {

@@ -45,11 +45,13 @@ impl Core {
             LaunchOutcome::Running { pid, .. } => {
                 let since = self.now;
                 let ready = self.workloads.get(&id).is_some_and(Workload::ready_when_started);
-                self.set_actual(id, Actual::Up { since, ready, pid });
-                self.met(Await::Running(id));
-                if !ready {
+                self.set_actual(id, Actual::Up { since, ready: false, pid });
+                if ready {
+                    self.set_actual(id, Actual::Up { since, ready, pid });
+                } else {
                     self.begin_probe(id, pid);
                 }
+                self.met(Await::Running(id));
             }
         }
     }
@@ -113,7 +115,9 @@ impl Core {
     }
 
     fn settle(&mut self, id: WorkloadId, cause: &Cause, started_boot_ms: u64) {
-        self.refuse_start(id, cause);
+        if !self.workloads.get(&id).is_some_and(|workload| workload.start_once_down) {
+            self.refuse_start(id, cause);
+        }
         let now_ms = self.now.boot_ms;
         let is_ending = self.ending.is_some();
         let Some(workload) = self.workloads.get_mut(&id) else { return };

@@ -36,6 +36,7 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::Exec { .. }
         | Request::KillExec { .. }
         | Request::OpenInput { .. }
+        | Request::CloseInput { .. }
         | Request::OpenKernelLog
         | Request::Subscribe
         | Request::Shutdown { .. } => role == Role::Api,
@@ -75,6 +76,10 @@ impl Core {
             }
             Request::KillExec { exec, signal } => self.kill_exec(caller, exec, signal),
             Request::OpenInput { target } => self.with_target(caller, &target, |core, id| core.open_input(caller, id)),
+            Request::CloseInput { target } => self.with_target(caller, &target, |core, id| {
+                core.actions.push(Action::CloseInput { id });
+                core.answer(caller, Reply::Done, Attachment::None);
+            }),
             Request::OpenKernelLog => self.answer(caller, Reply::Descriptor, Attachment::KernelLog),
             Request::Subscribe => self.subscribe(caller),
             Request::Shutdown { action } => {

@@ -110,6 +110,11 @@ pub enum Request {
         /// Which.
         target: Target,
     },
+    /// Role api: no more input comes: the program reads what is left in its stdin pipe and then its end. A terminal is not closed so.
+    CloseInput {
+        /// Which.
+        target: Target,
+    },
     /// Role api: a further reader of the kernel log; answered with [`Reply::Descriptor`].
     OpenKernelLog,
     /// Role api: be told of events from now on.
@@ -345,7 +350,7 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A workload is made or changed.
-    Put(WorkloadRecord),
+    Put(Box<WorkloadRecord>),
     /// A workload is removed.
     Remove(WorkloadId),
 }

@@ -18,6 +18,11 @@ impl Supervisor {
             Action::KillAll { id, run } => self.kill_all(id, run),
             Action::ForgetExec { exec } => self.forget_exec(exec),
             Action::Send { channel, message, attachment } => self.send(channel, &message, attachment),
+            Action::CloseInput { id } => {
+                if let Some(stdin) = self.kept.get_mut(&id).and_then(|kept| kept.stdin.as_mut()) {
+                    stdin.writer = None;
+                }
+            }
             Action::OfferLogs { channel } => self.offer_all_outputs(channel),
             Action::RemoveFiles { id } => self.remove_files(id),
             Action::Sweep => self.sweep(),

@@ -20,6 +20,14 @@ impl Pipe {
     }
 }
 
+/// A workload's standard input, while somebody may still write to it.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) reader: OwnedFd,
+    /// `None` once a client has said that nothing more comes.
+    pub(crate) writer: Option<OwnedFd>,
+}
+
 /// A descriptor in the epoll.
 #[derive(Debug)]
 pub(crate) struct Watched {
@@ -32,7 +40,7 @@ pub(crate) struct Watched {
 pub(crate) struct Kept {
     pub(crate) stdout: Option<Pipe>,
     pub(crate) stderr: Option<Pipe>,
-    pub(crate) stdin: Option<Pipe>,
+    pub(crate) stdin: Option<Input>,
     /// The present run's terminal.
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) run: Option<KeptRun>,

@@ -318,7 +318,7 @@ fn descriptors<'a>(kept: &'a Kept, named: &'a [(String, OwnedFd)]) -> Descriptor
     let writer = |pipe: &'a Option<super::kept::Pipe>| {
         pipe.as_ref().map_or(Stdio::Null, |pipe| Stdio::Descriptor(pipe.writer.as_fd()))
     };
-    let stdin = kept.stdin.as_ref().map_or(Stdio::Null, |pipe| Stdio::Descriptor(pipe.reader.as_fd()));
+    let stdin = kept.stdin.as_ref().map_or(Stdio::Null, |input| Stdio::Descriptor(input.reader.as_fd()));
     let named = named.iter().map(|(name, fd)| (name.as_str(), fd.as_fd())).collect();
     Descriptors { stdin, stdout: writer(&kept.stdout), stderr: writer(&kept.stderr), named }
 }

@@ -9,7 +9,7 @@ use byre_protocol::control::{FromInit, Notice, Stream};
 use byre_protocol::definition::Role;
 
 use super::Supervisor;
-use super::kept::Pipe;
+use super::kept::{Input, Pipe};
 
 impl Supervisor {
     /// Makes the pipes that a workload needs and has not got, and shows them to the log service.
@@ -20,7 +20,8 @@ impl Supervisor {
         let kept = self.kept.entry(id).or_default();
         if open_stdin && !terminal {
             // A run gets fresh input: what the last one left unread is nobody's.
-            kept.stdin = Some(Pipe::new()?);
+            let Pipe { reader, writer } = Pipe::new()?;
+            kept.stdin = Some(Input { reader, writer: Some(writer) });
         }
         if terminal {
             // Its terminal is offered once the launch child has opened it.
@@ -79,7 +80,7 @@ impl Supervisor {
         let descriptor = match attachment {
             Attachment::None => None,
             Attachment::Input(id) => self.kept.get(&id).and_then(|kept| {
-                let fd = kept.terminal.as_ref().or(kept.stdin.as_ref().map(|pipe| &pipe.writer))?;
+                let fd = kept.terminal.as_ref().or(kept.stdin.as_ref().and_then(|input| input.writer.as_ref()))?;
                 fd.try_clone().ok()
             }),
             Attachment::ExecTerminal(exec) => self.execs.get_mut(&exec).and_then(|kept| kept.terminal.take()),

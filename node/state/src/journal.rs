@@ -226,7 +226,7 @@ impl Journal {
         let Some(place) = self.places.get(&id) else { return Ok(None) };
         match record::read(&self.file, place.offset, place.offset + place.bytes) {
             Ok(Found::Record(change, _)) => match *change {
-                Change::Put(record) => Ok(Some(record)),
+                Change::Put(record) => Ok(Some(*record)),
                 Change::Remove(_) => Ok(None),
             },
             Ok(Found::End | Found::Torn | Found::Damaged) => {

@@ -98,7 +98,7 @@ fn changes(batches: Vec<Vec<(u64, bool, usize)>>) -> Vec<Vec<Change>> {
     let mut mark = 0;
     let mut change = |(id, put, size): (u64, bool, usize)| {
         mark += 1;
-        if put { Change::Put(workload(id, mark, size)) } else { Change::Remove(WorkloadId(id)) }
+        if put { Change::Put(Box::new(workload(id, mark, size))) } else { Change::Remove(WorkloadId(id)) }
     };
     batches.into_iter().map(|batch| batch.into_iter().map(&mut change).collect()).collect()
 }
@@ -138,7 +138,7 @@ proptest! {
             let found = content(&again);
             prop_assert_eq!(&found, &expected.1, "cut at {}", cut);
             // And it can be written on.
-            again.append(&[Change::Put(workload(99, 1, 3))]).unwrap();
+            again.append(&[Change::Put(Box::new(workload(99, 1, 3)))]).unwrap();
             let (last, report) = open(crashed.path());
             prop_assert!(report.is_none());
             prop_assert_eq!(content(&last).len(), found.len() + 1);
@@ -179,7 +179,7 @@ fn compaction_keeps_the_newest_records_and_shrinks_the_file() {
     let directory = scratch();
     let (mut journal, _) = open(directory.path());
     for mark in 0..200 {
-        journal.append(&[Change::Put(workload(mark % 5, mark, 1000))]).unwrap();
+        journal.append(&[Change::Put(Box::new(workload(mark % 5, mark, 1000)))]).unwrap();
     }
     let before = journal.end;
     let expected = content(&journal);
@@ -197,7 +197,7 @@ fn compaction_keeps_the_newest_records_and_shrinks_the_file() {
 fn an_interrupted_compaction_changes_nothing() {
     let directory = scratch();
     let (mut journal, _) = open(directory.path());
-    journal.append(&[Change::Put(workload(1, 1, 10))]).unwrap();
+    journal.append(&[Change::Put(Box::new(workload(1, 1, 10)))]).unwrap();
     std::fs::write(directory.path().join(NEW_NAME), b"half of a new jour").unwrap();
     let (again, report) = open(directory.path());
     assert!(report.is_none());
@@ -209,16 +209,16 @@ fn an_interrupted_compaction_changes_nothing() {
 fn what_did_not_fit_is_not_read_again() {
     let directory = scratch();
     let (mut journal, _) = open(directory.path());
-    journal.append(&[Change::Put(workload(1, 1, 10))]).unwrap();
+    journal.append(&[Change::Put(Box::new(workload(1, 1, 10)))]).unwrap();
     for room in 0..200 {
         journal.fault = Fault::Full(room);
-        let error = journal.append(&[Change::Put(workload(2, 2, 200))]).unwrap_err();
+        let error = journal.append(&[Change::Put(Box::new(workload(2, 2, 200)))]).unwrap_err();
         assert!(error.to_string().contains("state partition is full"), "{error}");
         let (again, report) = open(directory.path());
         assert_eq!((again.ids(), report), (vec![WorkloadId(1)], None));
     }
     journal.fault = Fault::None;
-    journal.append(&[Change::Put(workload(2, 2, 200))]).unwrap();
+    journal.append(&[Change::Put(Box::new(workload(2, 2, 200)))]).unwrap();
     assert_eq!(open(directory.path()).0.ids().len(), 2);
 }
 
@@ -226,14 +226,14 @@ fn what_did_not_fit_is_not_read_again() {
 fn after_a_failed_sync_nothing_is_acknowledged_before_a_rewrite() {
     let directory = scratch();
     let (mut journal, _) = open(directory.path());
-    journal.append(&[Change::Put(workload(1, 1, 10))]).unwrap();
+    journal.append(&[Change::Put(Box::new(workload(1, 1, 10)))]).unwrap();
     journal.fault = Fault::Sync;
-    assert!(journal.append(&[Change::Put(workload(2, 2, 10))]).is_err());
-    assert!(journal.append(&[Change::Put(workload(3, 3, 10))]).is_err());
+    assert!(journal.append(&[Change::Put(Box::new(workload(2, 2, 10)))]).is_err());
+    assert!(journal.append(&[Change::Put(Box::new(workload(3, 3, 10)))]).is_err());
     let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path.join(NAME)).unwrap());
     let before = inode(directory.path());
     journal.fault = Fault::None;
-    journal.append(&[Change::Put(workload(4, 4, 10))]).unwrap();
+    journal.append(&[Change::Put(Box::new(workload(4, 4, 10)))]).unwrap();
     assert_ne!(before, inode(directory.path()));
     assert_eq!(open(directory.path()).0.ids(), vec![WorkloadId(1), WorkloadId(4)]);
 }

@@ -39,7 +39,7 @@ fn what_was_recorded_is_replayed_after_a_restart() {
     for number in 0..100_u64 {
         let change = match number % 10 {
             9 => Change::Remove(WorkloadId(number - 1)),
-            _ => Change::Put(workload(number, number, 2000)),
+            _ => Change::Put(Box::new(workload(number, number, 2000))),
         };
         record(&init, number, change);
         // Two thirds are answered only later, so that some share a batch.
@@ -73,7 +73,7 @@ fn a_reader_that_is_slow_at_boot_loses_no_replay() {
     let directory = tempfile::tempdir().unwrap();
     let mut journal = Journal::open(directory.path()).unwrap().journal;
     for id in 0..40 {
-        journal.append(&[Change::Put(workload(id, id, 30_000))]).unwrap();
+        journal.append(&[Change::Put(Box::new(workload(id, id, 30_000)))]).unwrap();
     }
     drop(journal);
     let (init, thread) = start(directory.path());
