@@ -96,12 +96,13 @@ struct Open {
 }
 
 fn pack(path: &Path, to: &mut impl Write) -> Result<(), CopyError> {
-    let mut builder = Builder::new(to);
-    builder.follow_symlinks(false);
     // `/`, `.` and `..` have no name of their own: their content goes under `.`.
     let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
     // A path that is named is followed, what is found below it is not.
     let start = path.canonicalize().map_err(at(path))?;
+    // Made only now: a builder that is dropped ends its stream as if it were whole.
+    let mut builder = Builder::new(to);
+    builder.follow_symlinks(false);
     let mut open = Vec::new();
     let mut count = 0_usize;
     add(&mut builder, start, name, &mut open)?;
