@@ -10,7 +10,7 @@ use byre_api::proto;
 use byre_api::proto::attach_request::Message as Asked;
 use byre_api::proto::attach_response::Message as Told;
 use byre_plan::WorkloadId;
-use byre_protocol::control::{Event, RefusedCode, Reply, Request, Target};
+use byre_protocol::control::{Event, RefusedCode, Reply, Request, Target, What};
 use byre_protocol::peer::{LogCall, LogChunk};
 use byre_protocol::status::{Detail, Run, State};
 use tokio::sync::{broadcast, mpsc};
@@ -30,6 +30,8 @@ use crate::{convert, logs, spec};
 const BEHIND: usize = 8;
 /// How long the log service may take to hear from PID 1 of a run that we know of already.
 const LOG_LAG: Duration = Duration::from_millis(50);
+/// How long the files of a removed container may take to go while its client waits.
+const REMOVAL: Duration = Duration::from_secs(10);
 
 const ATTACH: Change = Change { method: "Workloads/Attach", frees_space: false };
 
@@ -77,6 +79,8 @@ struct Session {
     /// What to ask if the log service knew nothing of the run when it was asked first.
     again: LogCall,
     input: Option<Descriptor>,
+    /// It goes with its run.
+    remove_on_exit: bool,
     events: broadcast::Receiver<Arc<Event>>,
     /// The run that failed to start, or has ended already.
     ended: Option<Run>,
@@ -111,7 +115,17 @@ async fn begin(backend: &Backend, start: proto::AttachStart) -> Result<Session, 
         // A size that cannot be set leaves the terminal as it is; nothing else is lost.
         let _ = input.resize(spec::terminal_size(Some(size)));
     }
-    Ok(Session { id, terminal, output, again, input: input.filter(|_| start.stdin || terminal), events, ended })
+    let remove_on_exit = detail.definition.remove_on_exit;
+    Ok(Session {
+        id,
+        terminal,
+        output,
+        again,
+        remove_on_exit,
+        input: input.filter(|_| start.stdin || terminal),
+        events,
+        ended,
+    })
 }
 
 /// From when on stored output belongs to the run that is or will be under way. `None`: all of it.
@@ -182,8 +196,8 @@ async fn serve(
     let ready = told(Told::Ready(proto::AttachReady { terminal: session.terminal }));
     let _ = answers.send(Ok(ready)).await;
     let input = session.input.take();
-    let typing = input_loop(messages, input, session.terminal);
-    let ending = output_loop(backend, session, answers);
+    let typing = input_loop(backend, session.id, messages, input, session.terminal);
+    let ending = output_loop(backend, &mut session, answers);
     tokio::pin!(typing, ending);
     let mut typed = false;
     let result = loop {
@@ -211,6 +225,8 @@ async fn serve(
 
 /// Passes input on until the client closes its side. Input that the container does not read any more is dropped, as by a terminal.
 async fn input_loop(
+    backend: &Backend,
+    id: WorkloadId,
     mut messages: Streaming<proto::AttachRequest>,
     mut input: Option<Descriptor>,
     terminal: bool,
@@ -225,7 +241,13 @@ async fn input_loop(
                 }
             }
             // Only a pipe can be closed; a terminal's end of input is a character.
-            Some(Asked::StdinClosed(_)) => input = input.filter(|_| terminal),
+            Some(Asked::StdinClosed(_)) if terminal => {}
+            Some(Asked::StdinClosed(_)) => {
+                if input.take().is_some() {
+                    // PID 1 holds the other writing end, so that a client may come back; it has gone if the container has.
+                    let _ = backend.control.call(Request::CloseInput { target: Target::Id(id) }).await;
+                }
+            }
             Some(Asked::Resize(size)) => {
                 if let Some(descriptor) = input.as_ref().filter(|_| terminal) {
                     let _ = descriptor.resize(spec::terminal_size(Some(&size)));
@@ -239,7 +261,7 @@ async fn input_loop(
     Ok(())
 }
 
-async fn output_loop(backend: &Backend, mut session: Session, answers: &mpsc::Sender<Answer>) -> Result<Run, Status> {
+async fn output_loop(backend: &Backend, session: &mut Session, answers: &mpsc::Sender<Answer>) -> Result<Run, Status> {
     let mut any = pass_on(&mut session.output, answers).await?;
     // The log service may have been asked before it heard of the run from PID 1. Then it had nothing, and is asked again; for the last time
     // when the run has ended.
@@ -253,10 +275,35 @@ async fn output_loop(backend: &Backend, mut session: Session, answers: &mpsc::Se
         let mut output = Service::call(&backend.sockets.log, &session.again).await?;
         any = pass_on(&mut output, answers).await? || over;
     }
-    match session.ended {
-        Some(run) => Ok(run),
-        None => end_of_run(backend, session.id, &mut session.events).await,
+    let run = match session.ended.take() {
+        Some(run) => run,
+        None => end_of_run(backend, session.id, &mut session.events).await?,
+    };
+    if session.remove_on_exit {
+        removed(backend, session).await;
     }
+    Ok(run)
+}
+
+/// Waits until a container that goes with its run is gone, so that its name is free when the client has the exit code. Bounded: a disk that
+/// is slow to remove files does not keep the client.
+async fn removed(backend: &Backend, session: &mut Session) {
+    let gone = async {
+        while backend.inspect(&session.id.to_string()).await.is_ok() {
+            let told = async {
+                loop {
+                    match session.events.recv().await {
+                        Ok(event) if event.id == session.id && event.what == What::Removed => return,
+                        Ok(_) => {}
+                        // Events were lost to us, or no more come: look anew.
+                        Err(_) => return,
+                    }
+                }
+            };
+            told.await;
+        }
+    };
+    let _ = tokio::time::timeout(REMOVAL, gone).await;
 }
 
 /// Passes output on until the log service says that this was all; whether there was any.

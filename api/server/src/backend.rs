@@ -13,7 +13,9 @@ use tonic::Status;
 
 use crate::audit::Audit;
 use crate::control::{Answer, Control, ControlError};
+use crate::gate::Peer;
 use crate::images::ImageStore;
+use byre_api::role::Role;
 
 /// Hexadecimal digits that a prefix of an identity needs at least: fewer would often be ambiguous, and are rather a mistyped name.
 const PREFIX_DIGITS: usize = 3;
@@ -187,6 +189,19 @@ impl Backend {
         Ok(prefix || candidates(text).iter().any(|target| services.has(target)))
     }
 
+    /// Refuses a change to one of the node's own services unless an administrator asks for it.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, which names the role that it needs, or PID 1's refusal.
+    pub(crate) async fn only_admins_touch_services(&self, peer: &Peer, text: &str, verb: &str) -> Result<(), Status> {
+        if peer.role < Some(Role::Admin) && self.is_service(text).await? {
+            return Err(Status::permission_denied(format!(
+                "{text} is a service of the node: {verb} it needs the role admin"
+            )));
+        }
+        Ok(())
+    }
+
     /// Everything about a workload.
     ///
     /// # Errors
@@ -219,6 +234,22 @@ impl Backend {
             .filter_map(|summary| crate::convert::label(&summary.labels, crate::convert::LABEL_IMAGE_ID))
             .collect();
         Ok(used.into_iter().map(str::to_owned).collect())
+    }
+}
+
+impl Backend {
+    /// The refusal to remove an image, with the names of the containers that use it.
+    pub(crate) async fn with_users(&self, reference: &str, status: Status) -> Status {
+        let (Ok(image), Ok(all)) = (self.images.resolve(reference).await, self.list().await) else { return status };
+        let uses = |labels: &[(String, String)]| {
+            crate::convert::label(labels, crate::convert::LABEL_IMAGE_ID) == Some(image.id.as_str())
+        };
+        let users: Vec<&str> =
+            all.iter().filter(|summary| uses(&summary.labels)).map(|summary| summary.name.as_str()).collect();
+        if users.is_empty() {
+            return status;
+        }
+        Status::failed_precondition(format!("image {reference} is used by {}; remove that first", users.join(", ")))
     }
 }
 

@@ -189,6 +189,9 @@ fn status_text(summary: &Summary, now: Moment) -> String {
     match &summary.state {
         State::Down { why: Why::Created } => "Created".into(),
         State::Down { why: _ } => match &summary.last_run {
+            Some(run) if run.cause == Cause::OutOfMemory => {
+                format!("Exited (137, out of memory) {} ago", since(now, run.ended))
+            }
             Some(run) => format!("Exited ({}) {} ago", exit(&run.cause).code, since(now, run.ended)),
             None => "Not running".into(),
         },

@@ -12,7 +12,7 @@ use byre_api::proto;
 use byre_api::proto::exec_request::Message as Asked;
 use byre_api::proto::exec_response::Message as Told;
 use byre_plan::{Process, Program, WorkloadId};
-use byre_protocol::control::{Reply, Request, Target};
+use byre_protocol::control::{RefusedCode, Reply, Request, Target};
 use byre_protocol::status::{Cause, Detail};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -53,6 +53,17 @@ impl Session {
     /// # Errors
     /// PID 1's refusal.
     pub(crate) async fn start(backend: &Backend, id: WorkloadId, process: Process) -> Result<Self, Status> {
+        Self::begin(backend, id, process).await.map_err(|error| match error {
+            Begun::NotStarted(text) => Status::failed_precondition(text),
+            Begun::Refused(status) => status,
+        })
+    }
+
+    /// As [`Self::start`], with a program that cannot be executed told apart.
+    ///
+    /// # Errors
+    /// PID 1's refusal.
+    pub(crate) async fn begin(backend: &Backend, id: WorkloadId, process: Process) -> Result<Self, Begun> {
         let failed = |error: std::io::Error| {
             Status::resource_exhausted(format!("no pipes for the process: {error}; end other sessions first"))
         };
@@ -67,7 +78,7 @@ impl Session {
             terminal: None,
         };
         let answer = if terminal {
-            backend.control.call(ask).await?
+            backend.control.call(ask).await
         } else {
             let (theirs_in, ours_in) = pipe().map_err(failed)?;
             let (ours_out, theirs_out) = pipe().map_err(failed)?;
@@ -78,13 +89,21 @@ impl Session {
             {
                 session.outputs.push((Arc::new(Descriptor::new(descriptor).map_err(failed)?), stream));
             }
-            backend.control.call_with(ask, &[theirs_in.as_fd(), theirs_out.as_fd(), theirs_error.as_fd()]).await?
+            backend.control.call_with(ask, &[theirs_in.as_fd(), theirs_out.as_fd(), theirs_error.as_fd()]).await
         };
-        let Reply::ExecStarted { exec } = answer.reply else { return Err(ControlError::Unexpected.into()) };
+        let answer = match answer {
+            Err(ControlError::Refused(refused)) if refused.code == RefusedCode::StartFailed => {
+                return Err(Begun::NotStarted(refused.text));
+            }
+            other => other.map_err(Status::from)?,
+        };
+        let Reply::ExecStarted { exec } = answer.reply else {
+            return Err(Status::from(ControlError::Unexpected).into());
+        };
         session.exec = exec;
         session.ended = answer.ended;
         if terminal {
-            let master = answer.descriptors.into_iter().next().ok_or(ControlError::Unexpected)?;
+            let master = answer.descriptors.into_iter().next().ok_or(ControlError::Unexpected).map_err(Status::from)?;
             let master = Arc::new(Descriptor::new(master).map_err(failed)?);
             session.stdin = Some(Arc::clone(&master));
             session.outputs.push((Arc::clone(&master), proto::OutputStream::Terminal));
@@ -172,11 +191,13 @@ pub(crate) async fn exec(
     let mut entry = backend.audit.asked(peer, EXEC, &format!("{} {}", start.workload, start.command.join(" ")))?;
     let begin = async {
         let detail = backend.inspect_container(&start.workload).await?;
-        Session::start(backend, detail.summary.id, process(&detail, &start)?).await
+        let process = process(&detail, &start)?;
+        Session::begin(backend, detail.summary.id, process).await
     };
     let mut session = match begin.await {
         Ok(session) => session,
-        Err(status) => return entry.done(Err(status)).await,
+        Err(Begun::NotStarted(text)) => return not_started(entry, text, start.terminal).await,
+        Err(Begun::Refused(status)) => return entry.done(Err(status)).await,
     };
     entry.on_disk().await?;
     if !start.stdin && session.terminal.is_none() {
@@ -190,6 +211,40 @@ pub(crate) async fn exec(
         }
     });
     Ok(Box::pin(ReceiverStream::new(stream)))
+}
+
+/// Why an exec did not begin.
+pub(crate) enum Begun {
+    /// The program could not be executed; PID 1's words.
+    NotStarted(String),
+    /// Anything before that.
+    Refused(Status),
+}
+
+impl From<Status> for Begun {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+/// A program that could not be executed is told as its end, with the code that a shell would give: 127 if there is none, 126 if it is
+/// no program, 125 for anything before that.
+async fn not_started(mut entry: Entry, text: String, terminal: bool) -> Result<Answers<proto::ExecResponse>, Status> {
+    let code = match () {
+        () if !text.contains("step execute") => 125,
+        () if text.contains("ENOENT") => 127,
+        () => 126,
+    };
+    entry.end((Code::FailedPrecondition, &text));
+    entry.on_disk().await?;
+    let stream = if terminal { proto::OutputStream::Terminal } else { proto::OutputStream::Stderr };
+    let exit = proto::Exit { code, reason: text.clone(), ..proto::Exit::default() };
+    let messages = [
+        told(Told::Ready(proto::ExecReady {})),
+        output(stream, format!("{text}\r\n").as_bytes()),
+        told(Told::Exit(exit)),
+    ];
+    Ok(Box::pin(futures::stream::iter(messages.map(Ok))))
 }
 
 async fn serve(

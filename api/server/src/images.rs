@@ -14,7 +14,7 @@ use byre_protocol::peer::{ImageAnswer, ImageCall, ImageRecord};
 use futures::Stream;
 use tokio::sync::{RwLock, RwLockReadGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::audit::Change;
 use crate::backend::SharedBackend;
@@ -179,9 +179,14 @@ impl Images for ImagesService {
         let remove = async {
             let _alone = self.0.images.removal.write().await;
             let in_use = self.0.images_in_use().await?;
-            let removed = self.0.images.remove(&ImageCall::Remove { reference, in_use }).await;
+            let removed = self.0.images.remove(&ImageCall::Remove { reference: reference.clone(), in_use }).await;
             self.0.images.forget();
-            removed
+            match removed {
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    Err(self.0.with_users(&reference, status).await)
+                }
+                other => other,
+            }
         };
         let (removed, freed_bytes) = entry.done(remove.await).await?;
         Ok(Response::new(proto::RemoveImageResponse { removed, freed_bytes }))

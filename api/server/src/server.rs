@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use byre_api::proto::identity_server::IdentityServer;
@@ -12,7 +13,8 @@ use byre_api::proto::workloads_server::WorkloadsServer;
 use byre_protocol::control::Request;
 use byre_protocol::frame::FrameError;
 use byre_protocol::peer::{IMAGE_SOCKET, LOG_SOCKET, STATS_SOCKET};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::io::Interest;
+use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
@@ -25,6 +27,7 @@ use crate::identity::IdentityService;
 use crate::images::{ImageStore, ImagesService};
 use crate::listen;
 use crate::node::{FactsSource, NodeService};
+use crate::readiness::register;
 use crate::say::say;
 use crate::tls::{NodeTls, TlsError};
 use crate::workloads::WorkloadsService;
@@ -44,6 +47,9 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// And has this long to answer.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What calls under way have to end once the service is told to: the answer to the call that ends the machine is among them.
+const ENDING: Duration = Duration::from_secs(1);
+
 /// Threads that measure facts; who asks for more at once waits. The service's own limit of threads is 32.
 const MEASURING_THREADS: usize = 2;
 
@@ -51,6 +57,8 @@ const MEASURING_THREADS: usize = 2;
 pub struct Options {
     /// The control channel to PID 1, role api.
     pub control: OwnedFd,
+    /// Readable when the service is to end: calls under way are finished, new ones not taken.
+    pub termination: Option<OwnedFd>,
     /// The listening unix socket.
     pub unix: Option<OwnedFd>,
     /// The listening TCP socket.
@@ -77,6 +85,7 @@ impl Options {
     pub fn new(control: OwnedFd, facts: Arc<dyn FactsSource>, ready: Box<dyn FnOnce() + Send>) -> Self {
         Self {
             control,
+            termination: None,
             unix: None,
             tcp: None,
             state: "/state/api".into(),
@@ -116,7 +125,7 @@ pub enum Error {
     Server(String),
 }
 
-/// Serves until PID 1 closes the channel; it always ends with an error, and PID 1 starts it anew.
+/// Serves until it is told to end, or until PID 1 closes the channel, which is an error.
 ///
 /// # Errors
 /// See [`Error`].
@@ -171,11 +180,29 @@ pub async fn serve(options: Options) -> Result<(), Error> {
     drop(accepted);
 
     let reading = control.serve();
-    let server = serve_connections(backend, identity, options.facts, connections, options.ready);
+    let (end, ended) = oneshot::channel();
+    let server = serve_connections(backend, identity, options.facts, connections, ended, options.ready);
     tokio::select! {
         error = reading => Err(Error::Control(error)),
         result = server => result,
+        result = told_to_end(options.termination, end) => result,
     }
+}
+
+/// Waits until the service is told to end, lets the server know, and gives it a moment.
+async fn told_to_end(termination: Option<OwnedFd>, end: oneshot::Sender<()>) -> Result<(), Error> {
+    let failed = |error| Error::Descriptor("termination", error);
+    match termination {
+        Some(descriptor) => {
+            let descriptor = register(descriptor, Interest::READABLE).map_err(failed)?;
+            descriptor.readable().await.map_err(failed)?.retain_ready();
+        }
+        None => std::future::pending().await,
+    }
+    // A server that has ended already does not listen.
+    let _ = end.send(());
+    tokio::time::sleep(ENDING).await;
+    Ok(())
 }
 
 async fn reported(what: &'static str, listening: impl Future<Output = std::io::Result<()>>) {
@@ -189,6 +216,7 @@ async fn serve_connections(
     identity: IdentityService,
     facts: Arc<dyn FactsSource>,
     connections: mpsc::Receiver<std::io::Result<listen::Connection>>,
+    ended: oneshot::Receiver<()>,
     ready: Box<dyn FnOnce() + Send>,
 ) -> Result<(), Error> {
     backend.control.call(Request::Subscribe).await.map_err(Error::Subscribe)?;
@@ -216,9 +244,20 @@ async fn serve_connections(
         .add_service(IdentityServer::new(identity).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(health_service)
         .add_service(reflection);
-    let serving = router.serve_with_incoming(ReceiverStream::new(connections));
+    let told = Arc::new(AtomicBool::new(false));
+    let until = {
+        let told = Arc::clone(&told);
+        async move {
+            if ended.await.is_err() {
+                std::future::pending().await
+            }
+            told.store(true, Ordering::Relaxed);
+        }
+    };
+    let serving = router.serve_with_incoming_shutdown(ReceiverStream::new(connections), until);
     ready();
     match serving.await {
+        Ok(()) if told.load(Ordering::Relaxed) => Ok(()),
         Ok(()) => Err(Error::Server("nothing listens any more".into())),
         Err(error) => Err(Error::Server(error.to_string())),
     }

@@ -66,7 +66,7 @@ pub(crate) fn definition(
     launch.root = Root::Layers { layers: around.image.layers.clone(), read_only: spec.read_only_root };
     if spec.init {
         launch.process.program = Program::Helper;
-        launch.process.args.insert(0, "init".into());
+        launch.process.args.splice(0..0, ["init".into(), "--".into()]);
     }
     isolation(&mut launch, spec)?;
     launch.process.env = environment(spec, &image, &around.name)?;

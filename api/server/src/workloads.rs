@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use byre_api::proto;
 use byre_api::proto::workloads_server::Workloads;
-use byre_api::role::Role;
 use byre_plan::{Name, WorkloadId};
-use byre_protocol::control::{Event, Reply, Request as Ask, What};
+use byre_protocol::control::{Event, RefusedCode, Reply, Request as Ask, What};
 use byre_protocol::definition::Kind;
 use byre_protocol::status::{Detail, Run};
 use futures::Stream;
@@ -58,7 +57,16 @@ impl WorkloadsService {
             spec::definition(&spec, &mut spec::Surroundings { image: &image, name, resolv_conf, volume_name })?
         };
         let create = Ask::Create { definition: Box::new(definition), start: request.start };
-        match backend.control.call(create).await?.reply {
+        let answer = backend.control.call(create).await;
+        if let (true, Err(ControlError::Refused(refused))) = (spec.privileged, &answer)
+            && refused.code == RefusedCode::Invalid
+        {
+            return Err(Status::invalid_argument(format!(
+                "privileged is not allowed by this node's policy: {}",
+                refused.text
+            )));
+        }
+        match answer?.reply {
             Reply::Created { id } => Ok(proto::CreateResponse { id: id.to_string(), name: name.into(), warnings }),
             Reply::Done
             | Reply::Page { .. }
@@ -213,11 +221,7 @@ impl Workloads for WorkloadsService {
         let peer = Peer::of(request.extensions())?;
         let proto::RestartRequest { workload, timeout } = request.into_inner();
         let grace_ms = grace(timeout.as_ref())?;
-        if peer.role < Some(Role::Admin) && self.0.is_service(&workload).await? {
-            return Err(Status::permission_denied(format!(
-                "{workload} is a service of the node: to restart it needs the role admin"
-            )));
-        }
+        self.0.only_admins_touch_services(&peer, &workload, "to restart").await?;
         let entry = self.0.audit.asked(&peer, RESTART, &workload)?;
         let result = self.0.ask(&workload, |target| Ask::Restart { target, grace_ms }).await;
         entry.done(result).await?;
@@ -228,8 +232,9 @@ impl Workloads for WorkloadsService {
         let peer = Peer::of(request.extensions())?;
         let proto::KillRequest { workload, signal } = request.into_inner();
         let signal = if signal.is_empty() { 9 } else { spec::signal_number(&signal)? };
+        self.0.only_admins_touch_services(&peer, &workload, "to signal").await?;
         let entry = self.0.audit.asked(&peer, KILL, &format!("{workload} {}", byre_spec::signal_name(signal)))?;
-        let result = self.0.ask_container(&workload, |target| Ask::Kill { target, signal }).await;
+        let result = self.0.ask(&workload, |target| Ask::Kill { target, signal }).await;
         entry.done(result).await?;
         Ok(Response::new(proto::KillResponse {}))
     }

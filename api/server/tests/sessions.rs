@@ -119,6 +119,7 @@ impl Init {
                 | Request::Restart { .. }
                 | Request::Kill { .. }
                 | Request::Remove { .. }
+                | Request::CloseInput { .. }
                 | Request::OpenKernelLog
                 | Request::Shutdown { .. }
                 | Request::Recorded { .. }

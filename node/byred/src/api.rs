@@ -18,6 +18,9 @@ pub(crate) enum ApiError {
     /// Its start failed.
     #[error(transparent)]
     Seal(#[from] byre_sandbox::SealError),
+    /// Its start failed.
+    #[error("SIGTERM cannot be waited for: {0}")]
+    Termination(#[from] rustix::io::Errno),
     /// The server ended.
     #[error(transparent)]
     Server(#[from] byre_api_server::Error),
@@ -38,6 +41,7 @@ pub(crate) fn run() -> Result<(), ApiError> {
     let mut options = Options::new(control, facts, ready);
     options.unix = descriptors.take_if_given("unix");
     options.tcp = descriptors.take_if_given("tcp");
+    options.termination = Some(byre_sandbox::termination()?.into());
     byre_sandbox::seal(&profiles::API)?;
     Ok(byre_api_server::run(options)?)
 }

@@ -18,6 +18,12 @@ pub(crate) fn inherited(number: i32) -> Option<OwnedFd> {
 #[derive(Debug)]
 pub struct Termination(OwnedFd);
 
+impl From<Termination> for OwnedFd {
+    fn from(termination: Termination) -> Self {
+        termination.0
+    }
+}
+
 impl AsFd for Termination {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
