@@ -90,7 +90,7 @@ pub(crate) struct ContainerArgs {
     #[arg(long, visible_alias = "network", value_enum, default_value_t = Net::None)]
     pub(crate) net: Net,
     /// Memory limit (128M, 1.5g)
-    #[arg(long, short, value_name = "SIZE", value_parser = parse::size)]
+    #[arg(allow_hyphen_values = true, long, short, value_name = "SIZE", value_parser = parse::size)]
     pub(crate) memory: Option<u64>,
     /// Memory and swap together, at least --memory; equal to it for no swap
     #[arg(long, value_name = "SIZE", value_parser = parse::size, requires = "memory")]

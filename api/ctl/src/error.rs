@@ -117,6 +117,10 @@ impl From<Status> for Failure {
         let text = printable(status.message());
         let code = status.code();
         if transport && matches!(code, Code::Unavailable | Code::Unknown) {
+            if reason(&status).contains("fatal alert") {
+                let remedy = "check the certificate and key of the context; the node's authority must have signed them";
+                return Self::failed(format!("the node refused this certificate ({})", reason(&status)), remedy);
+            }
             return Self::Lost { detail: reason(&status), remedy: "check that the node runs, then try again".into() };
         }
         if code == Code::Unimplemented {

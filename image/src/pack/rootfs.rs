@@ -24,8 +24,10 @@ const DIRECTORIES: [(&str, u32); 15] = [
     ("var/log/", 0o755),
     ("var/tmp/", 0o1777),
 ];
-const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
-const GROUP: &[u8] = b"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
+const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\
+    www-data:x:33:33:www-data:/var/www:/bin/false\n\
+    nobody:x:65534:65534:nobody:/:/bin/false\n";
+const GROUP: &[u8] = b"root:x:0:\ntty:x:5:\nwww-data:x:33:\nnogroup:x:65534:\n";
 
 /// Writes a root file system around a static busybox, with a symbolic link for each of its `applets`.
 ///
@@ -107,10 +109,6 @@ const NGINX_DIRECTORIES: [(&str, u32); 14] = [
 ];
 const NGINX_LINKS: [(&str, &str); 4] =
     [("bin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64"), ("sbin", "usr/sbin")];
-const NGINX_PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\
-    www-data:x:33:33:www-data:/var/www:/bin/false\n\
-    nobody:x:65534:65534:nobody:/:/bin/false\n";
-const NGINX_GROUP: &[u8] = b"root:x:0:\ntty:x:5:\nwww-data:x:33:\nnogroup:x:65534:\n";
 /// In the foreground, as any user, on a port that needs no privilege, logs on the container's own output. All that it
 /// writes is in /tmp (nginx takes `stderr` for the descriptor, there is no such word for its other output), so a read-only root with a tmpfs there is enough.
 const NGINX_CONFIG: &[u8] = b"daemon off;
@@ -174,8 +172,8 @@ pub fn nginx(packages: impl Read, out: impl Write, applets: &[String], mtime: i6
         writer.append(&entry(&format!("usr/bin/{applet}"), link, 0o777), io::empty())?;
     }
     for (path, content) in [
-        ("etc/group", NGINX_GROUP),
-        ("etc/passwd", NGINX_PASSWD),
+        ("etc/group", GROUP),
+        ("etc/passwd", PASSWD),
         ("etc/nginx/nginx.conf", NGINX_CONFIG),
         ("var/www/index.html", NGINX_PAGE),
     ] {

@@ -61,7 +61,7 @@ pub enum StoreError {
         free: u64,
     },
     /// No such image.
-    #[error("no image {0:?}; see the list of images, or load it")]
+    #[error("no image {0:?}; `byrectl image ls` lists them, `byrectl image load` brings one")]
     NotFound(String),
     /// An id prefix that several images share.
     #[error("{prefix:?} is the start of several image ids: {ids}; give more digits")]

@@ -11,6 +11,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 /// `sizeof(struct dm_ioctl)`.
 const HEADER_BYTES: usize = 312;
+/// Where the uuid lies in it, behind a name of 128 bytes.
+const UUID_OFFSET: usize = 176;
 /// `sizeof(struct dm_target_spec)`.
 const TARGET_BYTES: usize = 40;
 /// Room for one verity target line (about 250 bytes) and for what the kernel writes back.
@@ -98,27 +100,23 @@ impl DeviceMapper {
     /// # Errors
     /// [`DmError`] naming the step that failed.
     pub fn open_verity(&self, name: &str, verity: &Verity) -> Result<u32, DmError> {
-        let created = self.call(DM_DEV_CREATE, "create", name, 0, None)?;
+        // What tools know a verity device by (libcryptsetup's form); only the creating call may carry it.
+        let uuid = format!("CRYPT-VERITY-{}-{name}", verity.root_hash.to_string().get(..32).unwrap_or_default());
+        let request = encode(name, &uuid, 0, None)?;
+        let created = self.call(DM_DEV_CREATE, "create", name, request)?;
         let dev = created
             .get(DEV_OFFSET..)
             .and_then(|tail| tail.first_chunk::<8>())
             .map(|raw| u64::from_le_bytes(*raw))
             .ok_or_else(|| DmError::TooLong(name.to_owned()))?;
         let target = Target { sectors: sectors(verity.data_blocks), line: table_line(verity) };
-        self.call(DM_TABLE_LOAD, "table load", name, DM_READONLY_FLAG | DM_SECURE_DATA_FLAG, Some(&target))?;
-        self.call(DM_DEV_SUSPEND, "resume", name, 0, None)?;
+        let request = encode(name, "", DM_READONLY_FLAG | DM_SECURE_DATA_FLAG, Some(&target))?;
+        self.call(DM_TABLE_LOAD, "table load", name, request)?;
+        self.call(DM_DEV_SUSPEND, "resume", name, encode(name, "", 0, None)?)?;
         Ok(minor_of(dev))
     }
 
-    fn call(
-        &self,
-        number: u32,
-        call: &'static str,
-        name: &str,
-        flags: u32,
-        target: Option<&Target>,
-    ) -> Result<Vec<u8>, DmError> {
-        let mut request = encode(name, flags, target)?;
+    fn call(&self, number: u32, call: &'static str, name: &str, mut request: Vec<u8>) -> Result<Vec<u8>, DmError> {
         // SAFETY: `request` is REQUEST_BYTES long and says so in its data_size field, which is the most the kernel
         // reads or writes; the descriptor is open for as long as `self`.
         let result = unsafe { libc::ioctl(self.control.as_raw_fd(), ioctl_code(number), request.as_mut_ptr()) };
@@ -166,8 +164,8 @@ fn table_line(verity: &Verity) -> String {
 }
 
 /// Lays a request out as the kernel reads it.
-fn encode(name: &str, flags: u32, target: Option<&Target>) -> Result<Vec<u8>, DmError> {
-    if name.len() > 127 || name.bytes().any(|byte| byte == 0) {
+fn encode(name: &str, uuid: &str, flags: u32, target: Option<&Target>) -> Result<Vec<u8>, DmError> {
+    if name.len() > 127 || uuid.len() > 128 || name.bytes().chain(uuid.bytes()).any(|byte| byte == 0) {
         return Err(DmError::TooLong(name.to_owned()));
     }
     let mut out = Vec::with_capacity(REQUEST_BYTES);
@@ -177,6 +175,8 @@ fn encode(name: &str, flags: u32, target: Option<&Target>) -> Result<Vec<u8>, Dm
     }
     out.extend_from_slice(&0u64.to_le_bytes());
     out.extend_from_slice(name.as_bytes());
+    out.resize(UUID_OFFSET, 0);
+    out.extend_from_slice(uuid.as_bytes());
     out.resize(HEADER_BYTES, 0);
     if let Some(target) = target {
         let room = REQUEST_BYTES.saturating_sub(HEADER_BYTES).saturating_sub(TARGET_BYTES);
@@ -207,9 +207,12 @@ mod tests {
         };
         let line = table_line(&verity);
         assert!(line.starts_with("1 254:2 254:3 4096 4096 100 1 sha256 1111"));
-        let request = encode("root", 1, Some(&Target { sectors: sectors(100), line: line.clone() })).unwrap();
+        let request =
+            encode("root", "CRYPT-VERITY-1-root", 1, Some(&Target { sectors: sectors(100), line: line.clone() }))
+                .unwrap();
         assert_eq!(request.len(), REQUEST_BYTES);
         assert_eq!(&request[48..52], b"root");
+        assert_eq!(&request[176..195], b"CRYPT-VERITY-1-root");
         assert_eq!(request[320..328], 800u64.to_le_bytes());
         assert_eq!(&request[336..342], b"verity");
         assert_eq!(&request[352..352 + line.len()], line.as_bytes());
@@ -217,8 +220,8 @@ mod tests {
 
     #[test]
     fn names_that_do_not_fit_are_refused() {
-        assert!(encode(&"x".repeat(128), 0, None).is_err());
-        assert!(encode("a\0b", 0, None).is_err());
+        assert!(encode(&"x".repeat(128), "", 0, None).is_err());
+        assert!(encode("a\0b", "", 0, None).is_err());
     }
 
     #[test]

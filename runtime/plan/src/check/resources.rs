@@ -11,6 +11,8 @@ const HOSTNAME_BYTES: usize = 64;
 const VALUE_BYTES: usize = 1024;
 /// Longest name of a sysctl or a cgroup file.
 const KEY_BYTES: usize = 256;
+/// The launch child itself touches about 300 KiB before the program runs; below a MiB the kernel kills it half-way.
+pub(super) const MEMORY_MINIMUM_BYTES: u64 = 1 << 20;
 /// cpu.max below 1 ms per 100 ms is refused by the kernel.
 const CPU_QUOTA_MINIMUM_US: u64 = 1000;
 /// More processors than Linux supports (NR_CPUS 8192), in microseconds per 100 ms.
@@ -58,7 +60,11 @@ pub(super) fn resources(resources: &Resources) -> Result<(), Refusal> {
         // The OCI types, and the kernel's counters, are signed.
         range(name, *value, 0, i64::MAX.unsigned_abs())?;
     }
-    if memory_max_bytes == &Some(0) || pids_max == &Some(0) {
+    if let Some(bytes) = memory_max_bytes.filter(|bytes| *bytes < MEMORY_MINIMUM_BYTES) {
+        let reason = format!("a memory limit of {bytes} bytes starts nothing");
+        return Err(Refusal::new("resources.memory_max_bytes", reason, format!("use at least {MEMORY_MINIMUM_BYTES}")));
+    }
+    if pids_max == &Some(0) {
         return Err(Refusal::new("resources", "a limit of 0 starts nothing", "use a larger limit or none"));
     }
     range("cpu_quota_us", *cpu_quota_us, CPU_QUOTA_MINIMUM_US, CPU_QUOTA_MAXIMUM_US)?;

@@ -210,7 +210,8 @@ fn limits_of_the_cgroup_are_limits_and_nothing_else() {
     ] {
         assert_eq!(with(bad), "resources.unified[0]", "{bad}");
     }
-    assert_eq!(refused(|request| request.resources.memory_max_bytes = Some(0)), "resources");
+    assert_eq!(refused(|request| request.resources.memory_max_bytes = Some(0)), "resources.memory_max_bytes");
+    assert_eq!(refused(|request| request.resources.pids_max = Some(0)), "resources");
     assert_eq!(refused(|request| request.resources.io_weight = Some(0)), "resources.io_weight");
     assert_eq!(refused(|request| request.resources.pids_max = Some(u64::MAX)), "resources.pids_max");
     assert_eq!(refused(|request| request.resources.cpuset_cpus = Some("0 1".to_owned())), "resources.cpuset_cpus");
