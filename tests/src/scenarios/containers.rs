@@ -42,7 +42,7 @@ fn exit_codes(node: &Node) -> Result<()> {
     for code in [0, 1, 7, 255] {
         ctl.run(&["run", "--rm", "busybox", "sh", "-c", &format!("exit {code}")])?.code(code)?;
     }
-    ctl.run(&["run", "--rm", "busybox", "sh", "-c", "kill -9 $$"])?.code(137)?;
+    ctl.run(&["run", "--rm", "--init", "busybox", "sh", "-c", "kill -9 $$"])?.code(137)?;
     ctl.run(&["run", "--rm", "busybox", "/bin/no-such-program"])?.code(127)?;
     ctl.run(&["run", "--rm", "busybox", "/etc/passwd"])?.code(126)?;
     Ok(())
@@ -116,7 +116,11 @@ fn devices(node: &Node) -> Result<()> {
         contains("standard error", &outcome.stderr, &["err"])?;
         ensure!(outcome.code != 0, "/dev/full took a byte: {outcome}");
     }
-    let links = sh(node, &[], "readlink /dev/fd /dev/stdin /dev/ptmx; stat -c %a /dev/shm; mount | grep -c devpts")?;
+    let links = sh(
+        node,
+        &[],
+        "readlink /dev/fd; readlink /dev/stdin; readlink /dev/ptmx; stat -c %a /dev/shm; mount | grep -c devpts",
+    )?;
     contains("links and mounts of /dev", &links, &["/proc/self/fd", "pts/ptmx", "1777", "1"])
 }
 
@@ -229,8 +233,10 @@ fn stop(node: &Node) -> Result<()> {
     let polite = Container::run(
         node,
         "polite",
-        &["busybox", "sh", "-c", "trap 'echo bye; exit 3' TERM; while :; do sleep 1; done"],
+        &["busybox", "sh", "-c", "trap 'echo bye; exit 3' TERM; echo armed; while :; do sleep 1; done"],
     )?;
+    // The kernel drops a signal to the first process of a PID namespace that has no handler for it yet.
+    eventually("the trap is set", || Ok(polite.logs()?.contains("armed")))?;
     node.ctl().ok(&["stop", "polite"])?;
     same("state", polite.state()?.as_str(), "exited")?;
     same("exit code", polite.inspect()?["workload"]["last_run"]["exit"]["code"].as_u64(), Some(3))?;
@@ -279,8 +285,9 @@ fn restart_policies(node: &Node) -> Result<()> {
     done.wait_for("exited")?;
     same("restarts after success", done.inspect()?["workload"]["restarts"].as_u64(), Some(0))?;
 
-    let always = Container::run(node, "always", &["--restart", "always", "busybox", "sleep", "1000"])?;
-    node.ctl().ok(&["kill", "always"])?;
+    let line = "until [ -e /end ]; do sleep 0.2; done; rm /end; exit 7";
+    let always = Container::run(node, "always", &["--restart", "always", "busybox", "sh", "-c", line])?;
+    always.sh("touch /end")?;
     eventually("it was started again", || Ok(always.inspect()?["workload"]["restarts"].as_u64() == Some(1)))?;
     always.wait_for("running")?;
     node.ctl().ok(&["stop", "-t", "1", "always"])?;
