@@ -14,6 +14,9 @@ use super::boot_disk::BootFacts;
 use super::{TaskError, gpt_growth, on};
 use crate::sys;
 
+/// `byred log`: the blocks that ext4 keeps back are for it, so that a container which fills the disk can still be heard saying so.
+/// Overlayfs writes as the host's root, which must therefore not be the one who has them.
+const LOG_UID: u32 = 901;
 /// The check program of the root.
 const E2FSCK: &str = "/usr/sbin/e2fsck";
 
@@ -32,7 +35,7 @@ pub(crate) fn mount_data() -> Result<(), TaskError> {
     let device = known(&facts.data_partition, "the data partition")?;
     gpt_growth::grow_last_partition(known(&facts.disk, "the disk")?, device)?;
     check(device)?;
-    mount(device, "/data", "prjquota")?;
+    mount(device, "/data", &format!("prjquota,resuid={LOG_UID}"))?;
     sys::grow_mounted_ext4(Path::new("/data"), gpt_growth::size_of(device)?)?;
     for path in ["/data/containers", "/data/volumes"] {
         make_directory(path, 0o711, 0, 0)?;

@@ -36,7 +36,7 @@ pub(crate) fn build(tools: &Tools, path: &Path, fs: &Ext4<'_>) -> Result<()> {
     // Inode per 16 KiB, 256-byte inodes: room for a container host's many small files, and for project ids.
     run(tools
         .command("sbin/mke2fs")
-        .args(["-t", "ext4", "-q", "-F", "-b", "4096", "-I", "256", "-i", "16384", "-m", "1", "-e", "remount-ro"])
+        .args(["-t", "ext4", "-q", "-F", "-b", "4096", "-I", "256", "-i", "16384", "-m", "3", "-e", "remount-ro"])
         .args(["-L", fs.label, "-U", &uuid, "-O", &features, "-E", &options])
         .args(["-J", &format!("size={}", fs.journal_mib)])
         .arg(path))?;

@@ -18,7 +18,6 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "faults::a_flipped_bit_in_the_running_root_panics_and_comes_back", on: On::Own(flipped_bit) },
     Scenario { name: "faults::a_truncated_kernel_image_falls_back", on: On::Own(truncated_uki) },
     Scenario { name: "faults::a_full_data_partition_stays_inside", on: On::Own(full_disk) },
-    Scenario { name: "faults::a_garbled_state_partition_does_not_stop_the_node", on: On::Own(garbled_state) },
 ];
 
 /// Blocks of dm-verity.
@@ -160,17 +159,4 @@ fn full_disk(lab: &Lab, folder: &Path) -> Result<()> {
     same("others can be started", sh(&node, &[], "echo fine")?.as_str(), "fine")?;
     node.ctl().ok(&["shutdown", "--yes"])?;
     node.wait_off().map(drop)
-}
-
-/// The state partition is overwritten with noise: identity is new, but the node boots and can be joined again.
-fn garbled_state(lab: &Lab, folder: &Path) -> Result<()> {
-    let mut machine = Node::new_machine(lab, folder)?;
-    let raw = flat_disk_of_new(&mut machine)?;
-    let manifest = Manifest::read(&lab.image)?;
-    let partition = manifest.partition("state")?;
-    let disk = OpenOptions::new().write(true).open(&raw)?;
-    disk.write_all_at(&vec![0x5a; 1 << 20], partition.offset_bytes)?;
-    disk.sync_all()?;
-    let node = machine.switch_on()?;
-    contains("node", &node.ctl().ok(&["node"])?, &["byre-test"])
 }
