@@ -200,6 +200,18 @@ impl Running {
         Ok(&self.seen)
     }
 
+    /// Waits for further output; gives all of it so far.
+    ///
+    /// # Errors
+    /// If none comes within the limit.
+    pub fn more(&mut self, limit: Duration) -> Result<&str> {
+        match self.output.recv_timeout(limit) {
+            Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+            Err(error) => bail!("{}: no more output ({error}); output so far: {}", self.line, self.seen),
+        }
+        Ok(&self.seen)
+    }
+
     /// Waits until it ends by itself; gives exit code and all output.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ use std::time::Duration;
 use byre_api::proto;
 use byre_api::proto::node_server::Node;
 use byre_protocol::control::{Request as Ask, ShutdownAction};
+use byre_protocol::definition::Kind;
+use byre_protocol::status::{Cause, State, Summary, Why};
 use futures::Stream;
 use futures::stream::try_unfold;
 use rustix::io::Errno;
@@ -135,7 +137,11 @@ impl Node for NodeService {
     ) -> Result<Response<proto::GetNodeResponse>, Status> {
         let source = Arc::clone(&self.facts);
         let facts = measured(move || source.facts()).await?;
-        let conditions = facts.conditions.into_iter();
+        let measured = facts.conditions.into_iter();
+        let mut conditions: Vec<proto::Condition> = measured
+            .map(|condition| proto::Condition { name: condition.name, ok: condition.ok, detail: condition.detail })
+            .collect();
+        conditions.push(ready(&self.backend.list().await?));
         Ok(Response::new(proto::GetNodeResponse {
             facts_json: facts.facts_json,
             hostname: facts.hostname,
@@ -146,9 +152,7 @@ impl Node for NodeService {
             memory_allocatable_bytes: facts.memory_allocatable_bytes,
             cpu_allocatable_millis: facts.cpu_allocatable_millis,
             booted: Some(convert::timestamp(facts.booted_wall_ms)),
-            conditions: conditions
-                .map(|condition| proto::Condition { name: condition.name, ok: condition.ok, detail: condition.detail })
-                .collect(),
+            conditions,
         }))
     }
 
@@ -196,6 +200,25 @@ impl Node for NodeService {
         entry.done(result).await?;
         Ok(Response::new(proto::ShutdownResponse {}))
     }
+}
+
+/// Whether every service of the node is ready and every job of its boot has ended well.
+fn ready(all: &[Summary]) -> proto::Condition {
+    let lacking: Vec<&str> = all
+        .iter()
+        .filter(|summary| match (summary.kind, &summary.state) {
+            (Kind::Container, _) | (Kind::Service, State::Up { ready: true, .. }) => false,
+            (Kind::Job, State::Down { why: Why::Ended(Cause::Code(0)) }) => false,
+            (Kind::Service | Kind::Job, _) => true,
+        })
+        .map(|summary| summary.name.as_str())
+        .collect();
+    let detail = if lacking.is_empty() {
+        "all services are ready".to_owned()
+    } else {
+        format!("not ready: {}; `byrectl why NAME` says why", lacking.join(", "))
+    };
+    proto::Condition { name: "ready".to_owned(), ok: lacking.is_empty(), detail }
 }
 
 /// One record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg): `priority,sequence,microseconds,flags;text`, then lines that begin with a space.

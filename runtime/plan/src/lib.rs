@@ -17,6 +17,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+mod capability;
 mod check;
 pub mod limits;
 pub mod name;
@@ -24,6 +25,7 @@ mod policy;
 mod request;
 pub mod seccomp;
 
+pub use capability::CAPABILITY_NAMES;
 pub use name::{Digest, InvalidDigest, InvalidName, Name, WorkloadId};
 pub use policy::{ExecPlan, Origin, Plan, Policy, Refusal};
 pub use request::*;

@@ -1,52 +1,9 @@
 //! Capabilities by name and number, capabilities(7).
 
-/// Names in the order of their numbers.
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
+use byre_plan::CAPABILITY_NAMES;
 
 /// Every capability, as a mask.
-pub const ALL_CAPABILITIES: u64 = (1 << NAMES.len()) - 1;
+pub const ALL_CAPABILITIES: u64 = (1 << CAPABILITY_NAMES.len()) - 1;
 
 /// The usual 14 that images expect of their root: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE,
 /// NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP.
@@ -67,14 +24,14 @@ pub fn capability(name: &str) -> Result<u64, UnknownCapability> {
     if short == "ALL" {
         return Ok(ALL_CAPABILITIES);
     }
-    let number = NAMES.iter().position(|known| *known == short);
+    let number = CAPABILITY_NAMES.iter().position(|known| *known == short);
     number.map(|number| 1 << number).ok_or_else(|| UnknownCapability(name.chars().take(40).collect()))
 }
 
 /// The name of a capability's number, without `CAP_`.
 #[must_use]
 pub fn capability_name(number: u32) -> Option<&'static str> {
-    NAMES.get(usize::try_from(number).ok()?).copied()
+    CAPABILITY_NAMES.get(usize::try_from(number).ok()?).copied()
 }
 
 #[cfg(test)]

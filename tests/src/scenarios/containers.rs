@@ -300,8 +300,9 @@ fn init(node: &Node) -> Result<()> {
     let container = Container::run(
         node,
         "under-init",
-        &["--init", "busybox", "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.2; done"],
+        &["--init", "busybox", "sh", "-c", "trap 'exit 5' TERM; echo armed; while :; do sleep 0.2; done"],
     )?;
+    eventually("the trap is set", || Ok(container.logs()?.contains("armed")))?;
     node.ctl().ok(&["stop", "under-init"])?;
     same("exit code", container.inspect()?["workload"]["last_run"]["exit"]["code"].as_u64(), Some(5))
 }
@@ -389,9 +390,8 @@ fn events(node: &Node) -> Result<()> {
         Ok(watcher.until("herald", Duration::from_secs(2)).is_ok())
     })?;
     sh(node, &["--name", "lived"], "true")?;
-    let mut seen = String::new();
-    eventually("its life is told", || {
-        seen = watcher.until("\"lived\"", WAIT)?.to_owned();
+    loop {
+        let seen = watcher.more(WAIT)?;
         let told = |action: &str| {
             seen.lines().any(|line| line.contains("\"lived\"") && line.contains(&format!("\"{action}\"")))
         };
@@ -399,10 +399,9 @@ fn events(node: &Node) -> Result<()> {
             for action in ["created", "up", "exited"] {
                 ensure!(told(action), "no event {action} of it: {seen}");
             }
-            return Ok(true);
+            return Ok(());
         }
-        watcher.until("\"removed\"", WAIT).map(|_| false)
-    })
+    }
 }
 
 fn stats(node: &Node) -> Result<()> {

@@ -15,7 +15,8 @@ pub(super) const ALL: &[Scenario] = &[
 /// Reads one of the container's own limits as the kernel has it, from inside: its cgroup namespace shows its leaf, so the figures come from
 /// `stats` and from what happens, never from what was asked.
 fn in_the_cgroup(node: &Node) -> Result<()> {
-    let flags = ["--memory", "64M", "--cpus", "0.5", "--pids", "20"];
+    // Under an init, because what the refused loop leaves behind must be reaped to make room again.
+    let flags = ["--init", "--memory", "64M", "--cpus", "0.5", "--pids", "20"];
     let container = Container::run(node, "limited", &[&flags[..], &["busybox", "sleep", "1000"]].concat())?;
     let stats = node.ctl().ok(&["stats", "--no-stream", "--output", "json", "limited"])?;
     contains("stats", &stats, &["67108864"])?;

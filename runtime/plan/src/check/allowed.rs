@@ -1,6 +1,7 @@
 //! What the policy allows a client. Each rule here is about power over the node or over others; form is checked elsewhere.
 
 use super::form::is_below;
+use crate::capability::CAPABILITY_NAMES;
 use crate::limits::{AUTOMATIC_IDS, HOST_IDS};
 use crate::policy::{Policy, Refusal};
 use crate::request::{
@@ -60,7 +61,9 @@ fn process(process: &Process, policy: &Policy) -> Result<(), Refusal> {
     let Capabilities { bounding, effective, permitted, inheritable, ambient } = process.capabilities;
     let beyond = (bounding | effective | permitted | inheritable | ambient) & !policy.capabilities;
     if beyond != 0 {
-        let what = format!("the capability number {}", beyond.trailing_zeros());
+        let number = beyond.trailing_zeros();
+        let name = usize::try_from(number).ok().and_then(|number| CAPABILITY_NAMES.get(number));
+        let what = format!("the capability {}", name.map_or_else(|| number.to_string(), |name| (*name).to_owned()));
         return denied("process.capabilities", &what, "leave it out");
     }
     match process.program {
