@@ -1,7 +1,7 @@
 //! Memory, its nodes, pressure, and what is left of the machine for containers.
 
 use crate::read::{Root, attribute, file, names, number};
-use crate::types::{Averages, HugePages, Memory, NumaNode, Pressure, Resources, Stall};
+use crate::types::{Averages, CgroupMemory, HugePages, Memory, NumaNode, Pressure, Resources, Stall};
 
 /// Kept free for the kernel and for bursts of the system: a twentieth of the memory ...
 const RESERVE_SHARE: u64 = 20;
@@ -46,7 +46,21 @@ pub(crate) fn read(root: &Root) -> Memory {
         available_bytes: kilobytes(&text, "MemAvailable").unwrap_or(0),
         swap_bytes: kilobytes(&text, "SwapTotal").unwrap_or(0),
         huge_pages,
+        cgroups: cgroups(root),
     }
+}
+
+/// Measures the top-level cgroups.
+fn cgroups(root: &Root) -> Vec<CgroupMemory> {
+    let tree = root.sys.join("fs/cgroup");
+    let groups = names(&tree).into_iter().filter_map(|name| {
+        let group = tree.join(&name);
+        let used_bytes = number(group.join("memory.current"))?;
+        let text = file(group.join("memory.stat"));
+        let part = |key| stat(&text, key).unwrap_or(0);
+        Some(CgroupMemory { name, used_bytes, anonymous_bytes: part("anon"), file_bytes: part("file") })
+    });
+    groups.collect()
 }
 
 /// Measures the nodes of memory.
@@ -148,6 +162,8 @@ mod tests {
         assert_eq!((capacity.memory_bytes, capacity.cpu_millis), (1 << 30, 2000));
         assert_eq!(allocatable.memory_bytes, (1 << 30) - (4 << 20) - (16 << 20) - (1 << 30) / 20);
         assert_eq!(allocatable.cpu_millis, 2000 - 100 - 50);
+        let used: Vec<_> = cgroups(&root).into_iter().map(|group| (group.name, group.used_bytes >> 20)).collect();
+        assert_eq!(used, [("init".to_owned(), 8), ("services".to_owned(), 20), ("workloads".to_owned(), 900)]);
     }
 
     proptest! {

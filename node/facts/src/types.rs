@@ -141,6 +141,21 @@ record! {
         swap_bytes: u64,
         /// Pools of huge pages.
         huge_pages: Vec<HugePages>,
+        /// What each top-level cgroup uses; together, all programs of the machine.
+        cgroups: Vec<CgroupMemory>,
+    }
+}
+record! {
+    /// Memory that a top-level cgroup uses.
+    CgroupMemory {
+        /// Its name.
+        name: String,
+        /// All of it, with what the kernel holds on its behalf (memory.current).
+        used_bytes: u64,
+        /// Without a file behind it.
+        anonymous_bytes: u64,
+        /// Pages of files, which the kernel can give back.
+        file_bytes: u64,
     }
 }
 record! {
