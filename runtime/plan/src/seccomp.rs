@@ -146,3 +146,9 @@ pub fn number(name: &str) -> Option<u32> {
     let found = syscalls::TABLE.binary_search_by_key(&name, |(name, _)| name).ok()?;
     syscalls::TABLE.get(found).map(|(_, number)| *number)
 }
+
+/// The name of a system call of x86-64, by its number: for saying a profile to other programs.
+#[must_use]
+pub fn name(number: u32) -> Option<&'static str> {
+    syscalls::TABLE.iter().find(|(_, known)| *known == number).map(|(name, _)| *name)
+}
