@@ -3,7 +3,7 @@
 
 /// A growing archive.
 #[derive(Default)]
-pub(crate) struct Cpio {
+pub struct Cpio {
     bytes: Vec<u8>,
     inode: u32,
 }
@@ -14,22 +14,22 @@ const CHARACTER: u32 = 0o020_000;
 
 impl Cpio {
     /// Adds a directory with mode 0755.
-    pub(crate) fn directory(&mut self, path: &str) {
+    pub fn directory(&mut self, path: &str) {
         self.entry(path, DIRECTORY | 0o755, &[], (0, 0));
     }
 
     /// Adds a file.
-    pub(crate) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.entry(path, REGULAR | mode, content, (0, 0));
     }
 
     /// Adds a character device: `/dev/console` must be there before devtmpfs is mounted.
-    pub(crate) fn character_device(&mut self, path: &str, major: u32, minor: u32) {
+    pub fn character_device(&mut self, path: &str, major: u32, minor: u32) {
         self.entry(path, CHARACTER | 0o600, &[], (major, minor));
     }
 
     /// Ends the archive, padded to 512 bytes.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
         self.inode = 0;
         self.entry("TRAILER!!!", 0, &[], (0, 0));
         let length = self.bytes.len().next_multiple_of(512);

@@ -22,6 +22,7 @@ mod uki;
 mod version;
 
 pub use archive::Mirrors;
+pub use cpio::Cpio;
 pub use disk::LAYOUT_NAMES;
 pub use image::{Binaries, ImageSpec, build};
 pub use lock::{Lock, Package, Use, update_lock};
