@@ -57,7 +57,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // Developer tools: they may look at libraries, never at PID 1 or a service.
     ("byre-tests", &["byre-api", "byre-rootfs-build"]),
-    ("xtask", &["byre-api", "byre-image", "byre-rootfs-build", "byre-tests"]),
+    ("xtask", &["byre-api", "byre-image", "byre-plan", "byre-rootfs-build", "byre-spec", "byre-tests"]),
 ];
 
 /// What must not be linked into PID 1 at any depth: it has no async runtime and reads nothing that came from a network or an image.

@@ -1,16 +1,17 @@
 //! Times of one boot, in the guest's own clock.
 //!
-//! Zero is the kernel's start. The moment at which PID 1 is executed stands in the kernel's log; a container tells when it began by its
+//! Zero is the kernel's start. The moment at which PID 1 is executed stands on the console; a container tells when it began by its
 //! /proc/uptime; an answer to the outside is seen here, and brought to the guest's clock by a line of its console, which carries both times.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use byre_tests::node::{BOOT_LIMIT, Node, Off};
-use serde_json::Value;
 
-/// What the kernel says just before it executes PID 1 (of the initramfs, which is the first program that runs).
-const INIT: &str = "Run /init as init process";
+/// What the initramfs says just before it executes PID 1 of the root.
+const INIT: &str = "byre: early: switch ";
+/// What PID 1 says once the API has told that it is ready.
+const READY: &str = "byre: service api is ready";
 /// The container whose beginning is measured: it prints seconds since the kernel's start and stays.
 pub(super) const CONTAINER: &str = "first";
 
@@ -19,6 +20,8 @@ pub(super) const CONTAINER: &str = "first";
 pub(super) struct BootTimes {
     /// PID 1 was executed.
     pub(super) init: f64,
+    /// The API said of itself that it is ready.
+    pub(super) ready: f64,
     /// The API's first answer arrived outside.
     pub(super) api: f64,
     /// The container's first instruction.
@@ -35,30 +38,26 @@ pub(super) fn prepare(node: &Node) -> Result<()> {
 /// Switches the machine on, measures, and switches it off in order.
 pub(super) fn measure(machine: Off) -> Result<(BootTimes, Off)> {
     let mut node = machine.power()?;
-    let line = node.serial().wait_for("byre: ", BOOT_LIMIT)?;
+    let init = printed(&node, INIT)?;
+    let ready = printed(&node, READY)?;
     let seen = Instant::now();
-    let printed = console_time(&line).with_context(|| format!("no time in the console's line {line:?}"))?;
     node.wait_ready()?;
-    let api = printed + seen.elapsed().as_secs_f64();
-    let init = init_time(&node)?;
+    let api = ready + seen.elapsed().as_secs_f64();
     let container = container_time(&node)?;
     ensure!(init < api && init < container, "PID 1 at {init} s, API at {api} s, container at {container} s");
     node.ctl().ok(&["shutdown", "--yes"])?;
-    Ok((BootTimes { init, api, container }, node.wait_off()?))
+    Ok((BootTimes { init, ready, api, container }, node.wait_off()?))
+}
+
+/// Waits for a line of the console and gives its time.
+fn printed(node: &Node, text: &str) -> Result<f64> {
+    let line = node.serial().wait_for(text, BOOT_LIMIT)?;
+    console_time(&line).with_context(|| format!("no time in the console's line {line:?}"))
 }
 
 /// The seconds in `[    1.234567] text`.
-fn console_time(line: &str) -> Option<f64> {
+pub(super) fn console_time(line: &str) -> Option<f64> {
     line.split_once('[')?.1.split_once(']')?.0.trim().parse().ok()
-}
-
-fn init_time(node: &Node) -> Result<f64> {
-    let log = node.ctl().ok(&["--output", "json", "dmesg"])?;
-    let found = log
-        .lines()
-        .filter(|line| line.contains(INIT))
-        .find_map(|line| serde_json::from_str::<Value>(line).ok()?["since_boot_seconds"].as_f64());
-    found.with_context(|| format!("the kernel's log has no {INIT:?}"))
 }
 
 /// The last line of the container's log, once it is a line of this boot: less than the time that has passed.

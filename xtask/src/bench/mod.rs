@@ -1,7 +1,12 @@
 //! `cargo xtask bench`: measurements, each side by side with a peer in one run. What they print is in `report.rs`.
 
+mod answer;
 mod boots;
+mod bundle;
 mod node;
+mod peer;
+mod peer_boots;
+mod starts;
 
 use anyhow::Result;
 
