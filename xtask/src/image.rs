@@ -1,10 +1,9 @@
 //! `cargo xtask image`: builds our programs for the target and hands them to the image builder.
 
-use crate::packages;
+use crate::{packages, tools};
 use anyhow::{Context, Result, ensure};
 use byre_rootfs_build::{Binaries, ImageSpec, Manifest};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Default size of the disk image: room for a few container images. A larger disk is used whole from its first boot.
 const DEFAULT_DISK_MIB: u64 = 2048;
@@ -107,7 +106,7 @@ fn build_programs(args: &Args, repository: &Path) -> Result<PathBuf> {
     // The same bytes wherever the sources lie: paths of this machine are mapped away. Merged with .cargo/config.toml.
     let mut flags = vec![format!("--remap-path-prefix={}=/byre", repository.display())];
     flags.extend(cargo_home.map(|path| format!("--remap-path-prefix={}=/cargo", path.display())));
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = tools::cargo();
     command
         .current_dir(repository)
         .args(["build", "--locked", "--quiet", "--target", TARGET, "--profile", &args.profile])

@@ -149,7 +149,7 @@ fn seconds(duration: Duration) -> String {
 }
 
 fn cargo(run: &Run) -> Command {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = tools::cargo();
     command.current_dir(&run.root).env("CARGO_TERM_PROGRESS_WHEN", "never");
     command
 }

@@ -11,6 +11,18 @@ use anyhow::{Context as _, Result, ensure};
 /// The version that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
 
+/// Cargo as a shell would run it. `cargo xtask` hands down variables that speak of xtask itself, and build scripts that look at them
+/// (ring's does) make everything above them be built anew at each change between the two.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Sees to it that `cargo <component>` exists.
 pub(crate) fn rust_component(root: &Path, component: &str) -> Result<()> {
     let subcommand = if component == "rustfmt" { "fmt" } else { component };
@@ -27,7 +39,7 @@ pub(crate) fn rust_component(root: &Path, component: &str) -> Result<()> {
 
 /// Builds byrectl and gives its path. A development build: it shares its dependencies with xtask itself, which are thus not built again.
 pub(crate) fn byrectl(repository: &Path) -> Result<PathBuf> {
-    let status = Command::new(env!("CARGO"))
+    let status = cargo()
         .args(["build", "--quiet", "--locked", "--package", "byrectl"])
         .current_dir(repository)
         .status()

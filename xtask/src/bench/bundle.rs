@@ -127,10 +127,8 @@ mod tests {
         let config = config(&["/byre-bench", "stamp"]).unwrap();
         assert_eq!(config["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
         assert_eq!(config["linux"]["seccomp"]["defaultErrnoRet"], 1);
-        let defaults = byre_spec::default_container(byre_spec::ContainerDefaults {
-            layers: Vec::new(),
-            args: Vec::new(),
-        });
+        let defaults =
+            byre_spec::default_container(byre_spec::ContainerDefaults { layers: Vec::new(), args: Vec::new() });
         let targets: Vec<&str> =
             config["mounts"].as_array().unwrap().iter().filter_map(|mount| mount["destination"].as_str()).collect();
         for mount in &defaults.mounts {

@@ -3,7 +3,7 @@
 //!
 //! A side that cannot be measured costs its figures, never the report.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use byre_rootfs_build::Manifest;
@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Only what needs no machine.
     #[arg(long)]
     sizes_only: bool,
+    /// Take the program that measures inside a guest from here instead of building it.
+    #[arg(long)]
+    helper: Option<PathBuf>,
     #[command(flatten)]
     image: image::Args,
 }
@@ -189,7 +192,10 @@ fn push_starts(report: &mut Report, ours: &Side, peer: &Side) {
 fn measure(args: &Args, repository: &Path, built: &Path) -> Result<(Side, Side)> {
     let target = repository.join("target");
     container_image::make_all(&target.join("images"))?;
-    let helper = starts::helper(repository, &args.image.profile)?;
+    let helper = match &args.helper {
+        Some(path) => path.clone(),
+        None => starts::helper(repository, &args.image.profile)?,
+    };
     let lab = Lab {
         image: built.to_owned(),
         byrectl: tools::byrectl(repository)?,

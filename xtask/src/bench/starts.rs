@@ -3,7 +3,6 @@
 //! The client runs in a container with the host's network and the administrator's certificate. Nothing of the node is changed for it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -12,6 +11,7 @@ use byre_tests::node::Node;
 use byre_tests::oci::{Archive, ImageConfig, LayerBuilder};
 
 use super::peer_boots::start_times;
+use crate::tools;
 
 /// The program in the image, and the image's and the client's name.
 const PROGRAM: &str = "byre-bench";
@@ -32,7 +32,7 @@ pub(super) struct Starts {
 /// # Errors
 /// If it does not build.
 pub(super) fn helper(repository: &Path, profile: &str) -> Result<PathBuf> {
-    let status = Command::new(env!("CARGO"))
+    let status = tools::cargo()
         .args(["build", "--quiet", "--locked", "--package", "byre-tests", "--bin", PROGRAM, "--profile", profile])
         .current_dir(repository)
         .status()
