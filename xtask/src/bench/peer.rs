@@ -71,6 +71,11 @@ impl Peer {
         self.folder.join("initrd")
     }
 
+    /// Its machine once its image is loaded; goes when the peer is made anew.
+    pub(super) fn prepared(&self) -> PathBuf {
+        self.folder.join("prepared")
+    }
+
     /// `name version` of one of its packages, without Debian's revision.
     pub(super) fn version(&self, package: &str) -> String {
         let found = self.versions.lines().find_map(|line| line.strip_prefix(package)?.strip_prefix(' '));
@@ -92,6 +97,7 @@ impl Peer {
         if fs::read(&known).ok().as_deref() != Some(&inputs) || !folder.join("peer.ext4").exists() {
             println!("making the peer, Debian {SUITE} with systemd and containerd: some minutes");
             fs::remove_file(&known).ok();
+            fs::remove_dir_all(folder.join("prepared")).ok();
             bootstrap(from, &kernel, &folder)?;
             fs::write(folder.join("initrd"), initramfs(from, &folder)?)?;
             fs::write(&known, inputs)?;

@@ -3,7 +3,7 @@
 //! Every boot begins from a copy of the same prepared disk, as it was left by an orderly power off.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,6 +28,7 @@ const WORK_LIMIT: Duration = Duration::from_secs(600);
 /// The peer's machine, switched off, with its image loaded and its container made.
 pub(super) struct Prepared {
     config: VmConfig,
+    folder: PathBuf,
     api: u16,
     boots: u32,
 }
@@ -52,7 +53,7 @@ pub(super) struct Starts {
     pub(super) cold: Vec<f64>,
 }
 
-/// Loads the image and makes the container.
+/// Loads the image and makes the container, unless that was done with this very peer. `folder` is for the copies that are booted.
 ///
 /// # Errors
 /// If the peer does not boot or containerd refuses.
@@ -60,13 +61,19 @@ pub(super) fn prepare(peer: &Peer, kernel: &Path, folder: &Path) -> Result<Prepa
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     let api = listener.local_addr()?.port();
     drop(listener);
-    let mut config = VmConfig::new(&folder.join("prepared"), &peer.disk());
+    let mut config = VmConfig::new(&peer.prepared(), &peer.disk());
     config.forwards = vec![Forward { host: api, guest: PORT }];
     config.boot = boot(kernel, &peer.initrd(), "bench.prepare");
+    let done = config.directory.join("done");
+    if done.exists() {
+        return Ok(Prepared { config, folder: folder.to_owned(), api, boots: 0 });
+    }
     let vm = Vm::start(config)?;
     let (which, line) = vm.serial.wait_for_any(&["bench: prepared", "bench-prepare.service: Failed"], WORK_LIMIT)?;
     ensure!(which == 0, "the peer cannot be prepared: {line}; see {}", vm.config().serial_log().display());
-    Ok(Prepared { config: vm.wait_for_power_off(WORK_LIMIT)?, api, boots: 0 })
+    let config = vm.wait_for_power_off(WORK_LIMIT)?;
+    std::fs::write(done, "")?;
+    Ok(Prepared { config, folder: folder.to_owned(), api, boots: 0 })
 }
 
 fn boot(kernel: &Path, initrd: &Path, extra: &str) -> Boot {
@@ -77,7 +84,7 @@ impl Prepared {
     /// A machine with a copy of the disk.
     fn start(&mut self, extra: &str) -> Result<Vm> {
         self.boots += 1;
-        let folder = self.config.directory.with_file_name(format!("boot-{}", self.boots));
+        let folder = self.folder.join(format!("boot-{}", self.boots));
         let mut config = snapshot(&self.config, &folder)?;
         if let Boot::Kernel { kernel, initrd, .. } = &self.config.boot {
             config.boot = boot(kernel, initrd, extra);

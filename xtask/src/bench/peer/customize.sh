@@ -30,5 +30,10 @@ echo 0123456789abcdef0123456789abcdef > "$root/etc/machine-id"
 echo peer > "$root/etc/hostname"
 chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' systemd containerd runc crun > "$results/versions"
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*
-mke2fs -q -F -t ext4 -d "$root" "$results/peer.ext4.part" 1536m
+# Without what mmdebstrap has mounted in it.
+mkdir -p "$results/view"
+mount --bind "$root" "$results/view"
+mke2fs -q -F -t ext4 -d "$results/view" "$results/peer.ext4.part" 1536m
+umount "$results/view"
+rmdir "$results/view"
 mv "$results/peer.ext4.part" "$results/peer.ext4"
