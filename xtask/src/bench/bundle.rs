@@ -14,8 +14,8 @@ const IDS: u32 = 65_536;
 const PIDS: u32 = 4096;
 /// Directories that mounts need; the root cannot make them once it is somebody else's.
 pub(super) const DIRECTORIES: [&str; 5] = ["proc", "dev", "sys", "etc", "tmp"];
-/// Files that a node makes for each container.
-const GENERATED: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+/// Files that a node makes for each container; the peer has them beside its bundle.
+pub(super) const GENERATED: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
 /// The configuration of a container that runs `args`.
 pub(super) fn config(args: &[&str]) -> Result<Value> {
@@ -66,7 +66,7 @@ fn mounts() -> Vec<Value> {
         mount("/sys/fs/cgroup", "cgroup", &read_only),
     ];
     all.extend(GENERATED.map(|name| {
-        json!({"destination": format!("/etc/{name}"), "type": "bind", "source": format!("/etc/{name}"), "options": ["bind", "nosuid", "nodev", "noexec"]})
+        json!({"destination": format!("/etc/{name}"), "type": "bind", "source": format!("/opt/bench/bundle/{name}"), "options": ["bind", "nosuid", "nodev", "noexec"]})
     }));
     all
 }

@@ -145,6 +145,9 @@ fn bootstrap(from: Ingredients<'_>, kernel: &Path, folder: &Path) -> Result<()> 
     put("opt/bench/busybox.tar", &fs::read(from.busybox)?)?;
     put("opt/bench/bundle/config.json", bundle::config(&["/byre-bench", "stamp"])?.to_string().as_bytes())?;
     put("opt/bench/bundle/rootfs/byre-bench", &helper)?;
+    for name in bundle::GENERATED {
+        put(&format!("opt/bench/bundle/{name}"), b"")?;
+    }
     for directory in bundle::DIRECTORIES {
         fs::create_dir_all(files.join("opt/bench/bundle/rootfs").join(directory))?;
     }
