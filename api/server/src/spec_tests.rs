@@ -64,7 +64,7 @@ fn a_specification_goes_over_the_image() {
     };
     let made = made(&spec, NGINX).unwrap();
     let process = made.launch.process;
-    assert_eq!(process.args, ["init", "/entry", "sh"]);
+    assert_eq!(process.args, ["init", "--", "/entry", "sh"]);
     assert_eq!(process.program, Program::Helper);
     assert_eq!(process.env, ["PATH=/bin", "HOSTNAME=web", "TERM=xterm", "NGINX=2", "A=b=c"]);
     assert_eq!((process.user.user, process.user.group), (Principal::Name("www".into()), Some(Principal::Id(33))));
