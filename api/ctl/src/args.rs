@@ -1,6 +1,10 @@
 //! The command line: what can be typed, and nothing about what it does.
 //!
 //! The habits are docker's and kubectl's; where they differ, docker's, because the things are containers.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are the help that clap prints; brackets mark what is optional"
+)]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,6 +1,10 @@
 //! The flags of `run` and `create`, and how they become the specification that the node gets.
 //!
 //! What the image says and what the node's policy allows is not known here; a flag that was not given stays unset.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are the help that clap prints; brackets mark what is optional"
+)]
 
 use std::path::PathBuf;
 use std::time::Duration;

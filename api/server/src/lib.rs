@@ -4,8 +4,8 @@
 //! services, and nothing that came from a network reaches PID 1 undigested. It must never mount, open devices or touch cgroups; it keeps no
 //! state but the node's key, so it can be killed at any moment: containers and their output do not notice.
 //!
-//! Way of a call: [`listen`] accepts and names the peer, [`gate`] checks its role before a byte of the message is decoded, a service asks
-//! PID 1 through [`control`], and [`audit`] records what changes something.
+//! Way of a call: `listen` accepts and names the peer, `gate` checks its role before a byte of the message is decoded, a service asks
+//! PID 1 through `control`, and `audit` records what changes something.
 
 mod attach;
 mod audit;

@@ -357,7 +357,9 @@ fn a_full_disk_loses_counted_bytes_and_stops_nobody() {
 #[test]
 #[ignore = "run as a child by the test below"]
 fn child() {
-    let directory = PathBuf::from(std::env::var_os("LOG_TEST_DIRECTORY").unwrap());
+    // Nobody's child: nothing to do.
+    let Some(directory) = std::env::var_os("LOG_TEST_DIRECTORY") else { return };
+    let directory = PathBuf::from(directory);
     let control = unix_socket(SocketType::SEQPACKET);
     connect(&control, &SocketAddrUnix::new(directory.join("control.sock")).unwrap()).unwrap();
     let socket = directory.join("log.sock");

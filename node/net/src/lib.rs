@@ -1,7 +1,7 @@
 //! `byred net`: brings the node's links up and keeps their addresses, routes and name servers as the configuration wants them.
 //!
 //! It reads what anybody on the link may send (DHCP), so it has its own uid, CAP_NET_ADMIN and CAP_NET_RAW and nothing else, and a
-//! seccomp profile before the first packet. It decides by pure state machines ([`dhcp::machine`]); [`service`] carries out. It never
+//! seccomp profile before the first packet. It decides by pure state machines ([`dhcp::machine`]); `service` carries out. It never
 //! polls: without events and deadlines it sleeps.
 
 pub mod dhcp;

@@ -82,7 +82,8 @@ mod tests {
     #[test]
     #[ignore = "run as a child by the tests below"]
     fn child() {
-        let case = std::env::var("SEAL_CASE").unwrap();
+        // Nobody's child: nothing to do.
+        let Ok(case) = std::env::var("SEAL_CASE") else { return };
         let (name, call) = case.split_once(' ').unwrap();
         let profile = profiles::ALL.iter().find(|profile| profile.name == name).unwrap();
         seal(profile).unwrap();

@@ -1,6 +1,6 @@
 //! Frames between services on stream sockets: a 32-bit little-endian length, then an encoded message (see `byre_protocol::peer`).
 //!
-//! For both ends, blocking or not: [`take`] looks into bytes that a non-blocking loop gathered, [`read`] and [`write`] wait.
+//! For both ends, blocking or not: [`take`] looks into bytes that a non-blocking loop gathered, [`read`] and [`write()`] wait.
 
 use std::io::{Read, Write};
 

@@ -1,7 +1,7 @@
 //! The scenarios: what a user or an accident does to a node, and what must come of it. Each is a function with a name; nothing else
 //! registers it.
 //!
-//! A scenario on the shared node leaves nothing behind: what it makes goes through [`Container`], which removes it whatever happens.
+//! A scenario on the shared node leaves nothing behind: what it makes goes through `Container`, which removes it whatever happens.
 //! One that harms its machine boots its own.
 
 mod bad_input;
