@@ -113,7 +113,7 @@ fn wait_long(node: &mut Node) -> Result<()> {
 /// The kernel image of the entry that boots first is cut short on the boot partition.
 fn truncated_uki(lab: &Lab, folder: &Path) -> Result<()> {
     let node = Node::boot(lab, folder)?;
-    let slot = node.ctl().json(&["version"])?["slot"].as_str().unwrap_or_default().to_owned();
+    let slot = node.ctl().json(&["version"])?["server"]["slot"].as_str().unwrap_or_default().to_owned();
     node.ctl().ok(&["shutdown", "--yes"])?;
     let mut machine = node.wait_off()?;
     let raw = flat_disk(&mut machine)?;
@@ -138,7 +138,7 @@ fn truncated_uki(lab: &Lab, folder: &Path) -> Result<()> {
 
     let mut node = machine.power()?;
     wait_long(&mut node)?;
-    let after = node.ctl().json(&["version"])?["slot"].as_str().unwrap_or_default().to_owned();
+    let after = node.ctl().json(&["version"])?["server"]["slot"].as_str().unwrap_or_default().to_owned();
     ensure!(after != slot, "slot {slot} booted with a third of its kernel image");
     Ok(())
 }
