@@ -49,7 +49,7 @@ pub(crate) fn byrectl(repository: &Path) -> Result<PathBuf> {
     target.join("x86_64-unknown-linux-gnu/debug/byrectl").canonicalize().context("byrectl was not built")
 }
 
-/// The path of cargo-deny, built from crates.io on first use: without optimisation and without its own git (it calls the program),
+/// The path of cargo-deny, built from its published source on first use: without optimisation and without its own git (it calls the program),
 /// which takes 75 s on two processors instead of minutes.
 pub(crate) fn cargo_deny(target: &Path) -> Result<PathBuf> {
     let tools = target.join("tools");
@@ -73,7 +73,7 @@ pub(crate) fn cargo_deny(target: &Path) -> Result<PathBuf> {
         .current_dir("/")
         .status()
         .context("cannot run cargo install")?;
-    ensure!(status.success(), "cargo-deny {CARGO_DENY} cannot be built: is crates.io reachable?");
+    ensure!(status.success(), "cargo-deny {CARGO_DENY} cannot be built: is the crate registry reachable?");
     // Some hundred megabytes that nobody needs again.
     std::fs::remove_dir_all(&build).ok();
     Ok(program)

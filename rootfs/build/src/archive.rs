@@ -11,9 +11,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Used only when the machine's own package sources name no Debian mirror.
-const DEFAULT_MIRROR: &str = "http://deb.debian.org";
-
 /// An unpacked package index is about 55 MB today; ten times that is a fault or an attack.
 const MAX_INDEX_BYTES: u64 = 512 << 20;
 
@@ -25,7 +22,7 @@ pub struct Mirrors {
 }
 
 impl Mirrors {
-    /// The mirrors of this machine's package sources, or the default.
+    /// The mirrors of this machine's package sources; empty where they name none.
     pub fn of_this_machine() -> Self {
         let mut texts = Vec::new();
         let mut paths = vec![PathBuf::from("/etc/apt/sources.list")];
@@ -52,8 +49,10 @@ impl Mirrors {
         let main = uris().find(|uri| uri.ends_with("/debian"));
         let security = uris().find(|uri| uri.ends_with("/debian-security"));
         Self {
-            main: main.map_or_else(|| format!("{DEFAULT_MIRROR}/debian"), str::to_owned),
-            security: security.map_or_else(|| format!("{DEFAULT_MIRROR}/debian-security"), str::to_owned),
+            main: main.unwrap_or_default().to_owned(),
+            // Mirrors that have both keep them side by side.
+            security: security
+                .map_or_else(|| main.map(|main| format!("{main}-security")).unwrap_or_default(), str::to_owned),
         }
     }
 
@@ -89,6 +88,10 @@ pub(crate) struct Suite {
 
 impl Archive {
     pub(crate) fn new(mirrors: Mirrors, keyring: PathBuf, cache: PathBuf) -> Result<Self> {
+        ensure!(
+            !mirrors.main.is_empty(),
+            "apt's sources name no Debian mirror (a URI that ends with /debian); add one"
+        );
         std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
         Ok(Self { mirrors, keyring, cache })
     }
@@ -251,7 +254,7 @@ mod tests {
         let mirrors = Mirrors::from_sources(&[one_line, deb822]);
         assert_eq!(mirrors.base("trixie"), "http://mirror.example/debian");
         assert_eq!(mirrors.base("trixie-security"), "https://mirror.example/debian-security");
-        assert!(Mirrors::from_sources(&[]).base("sid").ends_with("/debian"));
+        assert!(Mirrors::from_sources(&[]).base("sid").is_empty());
     }
 
     #[test]
