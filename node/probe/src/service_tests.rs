@@ -62,11 +62,14 @@ fn a_port_passes_once_something_listens_and_each_change_is_told_once() {
     if !may_join() {
         return;
     }
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Bound and not listening: nobody else gets the port, and no listener is inherited by what another test starts meanwhile.
+    let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = SocketAddrV4::try_from(rustix::net::getsockname(&listener).unwrap()).unwrap().port();
     let world = World::new();
     world.probe(7, ReadyWhen::Tcp { port, interval_ms: 1 });
     assert_eq!(world.told(), (7, false));
-    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    rustix::net::listen(&listener, 16).unwrap();
     assert_eq!(world.told(), (7, true));
     drop(listener);
     assert_eq!(world.told(), (7, false));

@@ -99,8 +99,8 @@ fn ctrl_alt_delete(lab: &Lab, folder: &Path) -> Result<()> {
     let mut node = Node::boot(lab, folder)?;
     let version = node.ctl().json(&["version"])?;
     node.vm().ctrl_alt_delete()?;
-    // The kernel's first line, again.
-    node.serial().wait_for("Linux version", OFF_LIMIT).ok();
+    // Until the machine restarts, the node of before still answers.
+    node.serial().wait_for("Restarting system", OFF_LIMIT)?;
     node.wait_ready()?;
     same("the version after it", node.ctl().json(&["version"])?, version)
 }
