@@ -40,8 +40,8 @@ pub struct Core {
     pub(crate) ending: Option<Ending>,
     pub(crate) now: Moment,
     pub(crate) actions: Vec<Action>,
-    next_event: u64,
-    may_advance: bool,
+    pub(crate) next_event: u64,
+    pub(crate) may_advance: bool,
 }
 
 impl Default for Core {

@@ -17,13 +17,13 @@ use crate::pending::Await;
 use crate::workload::{Actual, Wanted, Workload};
 
 /// Changes that are not on disk yet: every workload's end at once, twice.
-const UNACKNOWLEDGED: usize = 4096;
+pub(crate) const UNACKNOWLEDGED: usize = 4096;
 
 /// Changes that are not on disk yet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Records {
-    next: u64,
-    unacknowledged: BTreeMap<u64, Change>,
+    pub(crate) next: u64,
+    pub(crate) unacknowledged: BTreeMap<u64, Change>,
     pub(crate) replayed: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Exec sessions: further processes inside a running workload, on behalf of one channel, ending with it.
 
-use byre_plan::{ExecPlan, Origin, Plan, Process, WorkloadId};
+use byre_plan::{ExecPlan, Plan, Process, WorkloadId};
 use byre_protocol::control::{EXECS_PER_WORKLOAD, Notice, RefusedCode, Reply};
 use byre_protocol::definition::ReadyWhen;
 use byre_protocol::status::Cause;
@@ -14,7 +14,7 @@ use crate::requests::refused;
 use crate::workload::Actual;
 
 /// Exec sessions of one node at a time: 64 each in 16 busy containers.
-const EXECS: usize = 1024;
+pub(crate) const EXECS: usize = 1024;
 /// What an exec session has after its hang-up before it is killed.
 const HANG_UP_GRACE_MS: u64 = 3_000;
 /// The shortest time between two probes, and the least a probe has: a shorter one would be a load of its own.
@@ -79,8 +79,7 @@ impl Core {
             return self.refuse(caller, refused(RefusedCode::Full, &text));
         }
         let (Some(workload), Some(policy)) = (self.workloads.get(&id), &self.policy) else { return };
-        let origin = if workload.built_in { Origin::VerifiedRoot } else { Origin::Client };
-        match Plan::check_exec(process, &workload.plan, policy, origin) {
+        match Plan::check_exec(process, &workload.plan, policy, workload.origin()) {
             Ok(plan) => self.add_exec(id, plan, Purpose::Client(caller)),
             Err(refusal) => self.refuse(caller, refused(RefusedCode::Invalid, &refusal.to_string())),
         }
@@ -98,10 +97,9 @@ impl Core {
         let kill_at = self.now.boot_ms.saturating_add(u64::from(interval_ms.max(MINIMUM_PROBE_MS)));
         let (Some(workload), Some(policy)) = (self.workloads.get_mut(&id), &self.policy) else { return };
         workload.probe_at_boot_ms = None;
-        let origin = if workload.built_in { Origin::VerifiedRoot } else { Origin::Client };
         let process = Process { args, terminal: None, ..workload.plan.request().process.clone() };
         let run = workload.run;
-        match Plan::check_exec(process, &workload.plan, policy, origin) {
+        match Plan::check_exec(process, &workload.plan, policy, workload.origin()) {
             Ok(plan) => {
                 let exec = ExecId(self.next_exec);
                 self.add_exec(id, plan, Purpose::Probe(run));

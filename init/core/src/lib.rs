@@ -36,6 +36,7 @@ mod durable;
 mod event;
 
 mod execs;
+mod handoff;
 mod lifecycle;
 mod pending;
 mod requests;
@@ -46,4 +47,5 @@ pub use action::{Action, Attachment};
 pub use core::Core;
 pub use event::{Boot, CallContext, ChannelId, Event, ExecId, ExitStatus, LaunchOutcome, Subject};
 pub use execs::Exec;
+pub use handoff::TakeOverError;
 pub use workload::{Wanted, Workload};

@@ -9,7 +9,7 @@ use byre_protocol::control::{PENDING_REQUESTS, Refused, RefusedCode, Reply};
 use crate::event::ChannelId;
 
 /// Calls that wait at once, over all channels: two channels' worth.
-const PENDING: usize = PENDING_REQUESTS * 2;
+pub(crate) const PENDING: usize = PENDING_REQUESTS * 2;
 
 /// What a call waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,16 +32,16 @@ pub(crate) struct Caller {
 }
 
 #[derive(Debug, Clone)]
-struct Pending {
-    caller: Caller,
-    awaits: Vec<Await>,
-    reply: Reply,
+pub(crate) struct Pending {
+    pub(crate) caller: Caller,
+    pub(crate) awaits: Vec<Await>,
+    pub(crate) reply: Reply,
 }
 
 /// The calls that wait.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PendingCalls {
-    calls: Vec<Pending>,
+    pub(crate) calls: Vec<Pending>,
 }
 
 impl PendingCalls {

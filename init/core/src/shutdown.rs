@@ -20,9 +20,9 @@ const GRACE_MS: u32 = 30_000;
 /// A shutdown under way.
 #[derive(Debug, Clone)]
 pub(crate) struct Ending {
-    action: ShutdownAction,
-    deadline_boot_ms: u64,
-    finished: bool,
+    pub(crate) action: ShutdownAction,
+    pub(crate) deadline_boot_ms: u64,
+    pub(crate) finished: bool,
 }
 
 impl Ending {

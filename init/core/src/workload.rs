@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use byre_plan::{Plan, WorkloadId};
+use byre_plan::{Origin, Plan, WorkloadId};
 use byre_protocol::control::WorkloadRecord;
 use byre_protocol::definition::{Definition, Kind, ReadyWhen};
 use byre_protocol::status::{Cause, Detail, HISTORY, Moment, Run, Rung, State, Summary, Why};
@@ -109,6 +109,11 @@ impl Workload {
     #[must_use]
     pub fn is_built_in(&self) -> bool {
         self.built_in
+    }
+
+    /// Where its plan comes from.
+    pub(crate) fn origin(&self) -> Origin {
+        if self.built_in { Origin::VerifiedRoot } else { Origin::Client }
     }
 
     /// Its outer cgroup below /sys/fs/cgroup.

@@ -11,6 +11,7 @@ use byre_core::{Action, Boot, CallContext, ChannelId, Core, Event, ExitStatus, L
 use byre_plan::{LaunchRequest, Name, Policy, WorkloadId};
 use byre_protocol::control::{Call, Change, FromInit, Notice, Reply, Request, ShutdownAction, Target};
 use byre_protocol::definition::{Definition, Kind, RestartPolicy, Role};
+use byre_protocol::handoff::Writer;
 use byre_protocol::status::{Moment, StartFailure};
 use proptest::prelude::*;
 
@@ -282,6 +283,11 @@ impl World {
         }
     }
 
+    /// PID 1 replaces itself: everything goes through bytes.
+    fn replace(&mut self) {
+        self.core = replaced(&self.core);
+    }
+
     fn check(&self) {
         for workload in self.core.workloads() {
             let name = &workload.definition().name;
@@ -310,6 +316,16 @@ impl World {
         }
         self.acknowledge();
     }
+}
+
+fn replaced(core: &Core) -> Core {
+    Core::decode(&handed_over(core)).unwrap()
+}
+
+fn handed_over(core: &Core) -> Vec<u8> {
+    let mut writer = Writer::new();
+    core.hand_over(&mut writer).unwrap();
+    writer.finish()
 }
 
 fn restart_policy(choice: u8) -> RestartPolicy {
@@ -412,6 +428,83 @@ proptest! {
         }
         prop_assert_eq!(format!("{:?}", first.core), format!("{:?}", second.core));
     }
+}
+
+proptest! {
+    // Every one of these histories is a hundred replacements.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.div_ceil(8), ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_replacement_at_any_moment_changes_nothing(history in steps()) {
+        // Replaced after every step: what is equal after each one is equal for a replacement at any of them.
+        let (mut whole, mut replaced) = (World::booted(), World::booted());
+        for step in history {
+            apply(&mut whole, step.clone());
+            apply(&mut replaced, step);
+            replaced.replace();
+            prop_assert_eq!(format!("{:?}", whole.core), format!("{:?}", replaced.core));
+            prop_assert_eq!(&whole.owed, &replaced.owed);
+            prop_assert_eq!(&whole.open_calls, &replaced.open_calls);
+            prop_assert_eq!(whole.core.next_deadline_boot_ms(), replaced.core.next_deadline_boot_ms());
+        }
+        whole.settle();
+        replaced.settle();
+        prop_assert_eq!(format!("{:?}", whole.core), format!("{:?}", replaced.core));
+    }
+
+    #[test]
+    fn a_damaged_state_is_refused_or_is_a_state(history in steps(), at in any::<prop::sample::Index>(), bits in 1..=u8::MAX) {
+        let mut world = World::booted();
+        for step in history {
+            apply(&mut world, step);
+        }
+        let mut bytes = handed_over(&world.core);
+        let at = at.index(bytes.len());
+        bytes[at] ^= bits;
+        // What is taken in spite of the damage can be handed on.
+        if let Ok(core) = Core::decode(&bytes) {
+            replaced(&core);
+        }
+    }
+}
+
+/// A state of this version, written when the version was new: what a PID 1 of the same version may be handed.
+///
+/// Whoever changes a record raises `byre_protocol::handoff::VERSION` and runs this test once with `BYRE_WRITE_STATE=1`.
+#[test]
+fn a_change_of_the_records_is_a_new_version() {
+    let path = format!("{}/tests/handoff/state-{}.bin", env!("CARGO_MANIFEST_DIR"), byre_protocol::handoff::VERSION);
+    if std::env::var_os("BYRE_WRITE_STATE").is_some() {
+        std::fs::write(&path, handed_over(&one_of_each())).unwrap();
+    }
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}; see this test's comment"));
+    let core = Core::decode(&bytes).unwrap_or_else(|error| panic!("{path}: {error}; see this test's comment"));
+    assert_eq!(handed_over(&core), bytes, "the records have changed; see this test's comment");
+}
+
+/// A machine with something in every table.
+fn one_of_each() -> Core {
+    let mut world = World::booted();
+    let name = |name| Target::Name(Name::try_from(name).unwrap());
+    for (index, policy) in [0, 1, 2].into_iter().enumerate() {
+        apply(&mut world, Step::Create { name: index, start: true, policy, remove_on_exit: false });
+    }
+    world.kernel(1);
+    world.acknowledge();
+    world.kernel(1);
+    let process =
+        world.core.workloads().find(|workload| !workload.is_built_in()).unwrap().plan().request().process.clone();
+    for name in ["one", "two", "three"].map(name) {
+        world.next_call += 1;
+        world.open_calls.insert(world.next_call);
+        let request = Request::Exec { target: name, process: Box::new(process.clone()) };
+        let context = CallContext { channel: world.api.0, descriptors: 3, fresh: 0 };
+        world.step(Event::Called { context, call: Box::new(Call { sequence: world.next_call, request }) });
+    }
+    world.call(Request::Subscribe);
+    world.call(Request::Stop { target: name("two"), grace_ms: None });
+    world.call(Request::Remove { target: name("three"), force: true });
+    world.core
 }
 
 #[test]

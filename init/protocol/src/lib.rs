@@ -16,5 +16,6 @@
 pub mod control;
 pub mod definition;
 pub mod frame;
+pub mod handoff;
 pub mod peer;
 pub mod status;
