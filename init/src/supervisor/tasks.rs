@@ -6,9 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use byre_core::Event;
 use byre_launch::{Descriptors, Stdio};
-use byre_plan::{
-    LaunchRequest, Namespace, Namespaces, Origin, Plan, Policy, Process, Root, Seccomp, UserNamespace, WorkloadId,
-};
+use byre_plan::{LaunchRequest, Origin, Plan, Policy, Process, WorkloadId};
 use rustix::event::epoll::EventFlags;
 
 use super::Supervisor;
@@ -88,7 +86,7 @@ impl Supervisor {
     fn start_task(&self, words: Vec<String>) -> Option<(u32, OwnedFd)> {
         let mut args = vec!["/usr/bin/init".to_owned(), "task".to_owned()];
         args.extend(words);
-        let plan = Plan::check(host_request(args), &nothing_allowed(), Origin::VerifiedRoot).ok()?;
+        let plan = Plan::check(host_request(args), &Policy::default(), Origin::VerifiedRoot).ok()?;
         let cgroup = &self.environment.launch_cgroup;
         let context = self.environment.context(WorkloadId(0), None, cgroup, cgroup);
         let descriptors =
@@ -127,6 +125,7 @@ impl Supervisor {
     }
 }
 
+/// A program of the root with all of its powers.
 fn host_request(args: Vec<String>) -> LaunchRequest {
     let capabilities = byre_plan::Capabilities {
         bounding: ALL_CAPABILITIES,
@@ -135,51 +134,16 @@ fn host_request(args: Vec<String>) -> LaunchRequest {
         inheritable: 0,
         ambient: 0,
     };
-    LaunchRequest {
-        process: Process {
-            program: byre_plan::Program::Path,
-            args,
-            env: Vec::new(),
-            cwd: "/".to_owned(),
-            user: byre_plan::User::default(),
-            terminal: None,
-            capabilities,
-            rlimits: Vec::new(),
-            no_new_privileges: true,
-            oom_score_adj: None,
-        },
-        root: Root::Host,
-        namespaces: Namespaces {
-            user: UserNamespace::Host,
-            mount: Namespace::Host,
-            pid: Namespace::Host,
-            net: Namespace::Host,
-            ipc: Namespace::Host,
-            uts: Namespace::Host,
-            cgroup: Namespace::Host,
-        },
-        mounts: Vec::new(),
-        hostname: None,
-        resources: byre_plan::Resources::default(),
-        devices: Vec::new(),
-        sysctls: Vec::new(),
-        masked_paths: Vec::new(),
-        read_only_paths: Vec::new(),
-        seccomp: Seccomp::None,
-        landlock: Vec::new(),
-    }
-}
-
-/// A policy for checks that ask none of it.
-fn nothing_allowed() -> Policy {
-    Policy {
-        host_network: false,
-        host_namespaces: false,
-        host_users: false,
-        capabilities: 0,
-        bind_sources: Vec::new(),
-        no_seccomp: false,
-        helpers: Vec::new(),
-        devices: false,
-    }
+    LaunchRequest::on_host(Process {
+        program: byre_plan::Program::Path,
+        args,
+        env: Vec::new(),
+        cwd: "/".to_owned(),
+        user: byre_plan::User::default(),
+        terminal: None,
+        capabilities,
+        rlimits: Vec::new(),
+        no_new_privileges: true,
+        oom_score_adj: None,
+    })
 }

@@ -6,8 +6,8 @@
 use crate::check;
 use crate::request::{LaunchRequest, Process};
 
-/// What may be asked for on this node. It lives in the verified root.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// What may be asked for on this node. It lives in the verified root. The default allows nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Host network namespace.

@@ -80,6 +80,27 @@ pub struct Process {
     pub oom_score_adj: Option<i16>,
 }
 
+impl LaunchRequest {
+    /// A program with everything the host's: root, namespaces, no limits, no filter.
+    #[must_use]
+    pub fn on_host(process: Process) -> Self {
+        Self {
+            process,
+            root: Root::Host,
+            namespaces: Namespaces::of_host(),
+            mounts: Vec::new(),
+            hostname: None,
+            resources: Resources::default(),
+            devices: Vec::new(),
+            sysctls: Vec::new(),
+            masked_paths: Vec::new(),
+            read_only_paths: Vec::new(),
+            seccomp: Seccomp::None,
+            landlock: Vec::new(),
+        }
+    }
+}
+
 fn root_directory() -> String {
     "/".to_owned()
 }
@@ -251,6 +272,22 @@ pub struct Namespaces {
     pub uts: Namespace,
     /// cgroup namespace.
     pub cgroup: Namespace,
+}
+
+impl Namespaces {
+    /// None of its own.
+    #[must_use]
+    pub fn of_host() -> Self {
+        Self {
+            user: UserNamespace::Host,
+            mount: Namespace::Host,
+            pid: Namespace::Host,
+            net: Namespace::Host,
+            ipc: Namespace::Host,
+            uts: Namespace::Host,
+            cgroup: Namespace::Host,
+        }
+    }
 }
 
 /// One mount.

@@ -149,16 +149,7 @@ mod tests {
     #[test]
     fn a_default_container_passes_the_strictest_policy() {
         let what = ContainerDefaults { layers: vec![Digest([0; 32])], args: texts(&["sh"]) };
-        let policy = Policy {
-            host_network: false,
-            host_namespaces: false,
-            host_users: false,
-            capabilities: DEFAULT_CAPABILITIES,
-            bind_sources: Vec::new(),
-            no_seccomp: false,
-            helpers: Vec::new(),
-            devices: false,
-        };
+        let policy = Policy { capabilities: DEFAULT_CAPABILITIES, ..Policy::default() };
         Plan::check(default_container(what), &policy, Origin::Client).unwrap();
     }
 
