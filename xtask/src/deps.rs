@@ -219,6 +219,20 @@ mod tests {
     }
 
     #[test]
+    fn shipped_programs_have_no_fault_points() {
+        // Features as the image build gets them: these packages alone, without what tests need.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["tree", "--locked", "--edges=normal,build", "--prefix=none", "--format={p} {f}"]);
+        command.args(crate::image::PACKAGES.iter().flat_map(|package| ["--package", package]));
+        let output = command.current_dir(root).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let tree = String::from_utf8(output.stdout).unwrap();
+        assert!(tree.contains("byre-launch v"), "the launch child's code is not found in {tree}");
+        assert!(!tree.contains("fault-points"), "{tree}");
+    }
+
+    #[test]
     fn an_upward_edge_is_named() {
         let members: BTreeSet<String> = ALLOWED.iter().map(|(name, _)| (*name).to_owned()).collect();
         let found = breaches_of_directions(&graph(&[("byre-plan", "byre-init"), ("byre-plan", "serde")]), &members);

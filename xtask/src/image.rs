@@ -11,6 +11,9 @@ const DEFAULT_DISK_MIB: u64 = 2048;
 /// The one target that images are built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The packages whose programs an image holds.
+pub(crate) const PACKAGES: [&str; 2] = ["byre-init", "byred"];
+
 /// Arguments of `cargo xtask image`.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Args {
@@ -110,7 +113,7 @@ fn build_programs(args: &Args, repository: &Path) -> Result<PathBuf> {
     command
         .current_dir(repository)
         .args(["build", "--locked", "--quiet", "--target", TARGET, "--profile", &args.profile])
-        .args(["--package", "byre-init", "--package", "byred"])
+        .args(PACKAGES.iter().flat_map(|package| ["--package", package]))
         .arg("--target-dir")
         .arg(&target_dir)
         .arg("--config")

@@ -225,7 +225,7 @@ impl Supervisor {
             }
             Report::Failed { step, subject, errno } => LaunchOutcome::Failed(StartFailure { step, subject, errno }),
             Report::Incomplete => LaunchOutcome::Failed(StartFailure {
-                step: "launch child died".to_owned(),
+                step: byre_launch::CHILD_DIED.to_owned(),
                 subject: String::new(),
                 errno: 0,
             }),

@@ -21,11 +21,28 @@ use crate::{Context, confine, devices, execute, limits, mounts, rootfs, settings
 /// Exit code of a launch child whose start failed. Nobody reads it: the report says why.
 pub(crate) const FAILED: i32 = 127;
 
-/// The beginning of every child: default signal actions, nothing blocked, not to be traced or read until execve.
-pub(crate) fn begin() -> Result<(), Failure> {
-    sys::default_signal_actions();
-    sys::set_signal_mask(0);
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make process private", "")
+/// The beginning of every child: default signal actions, nothing blocked, not to be traced or read until execve, and no descriptors but
+/// the workload's and copies of `keep`, which are returned. The report is kept too, and first among them.
+pub(crate) fn begin<const KEPT: usize>(
+    descriptors: &Descriptors<'_>,
+    report: BorrowedFd<'_>,
+    keep: [BorrowedFd<'_>; KEPT],
+) -> (OwnedFd, [OwnedFd; KEPT]) {
+    fault_point!();
+    let settled = || {
+        sys::default_signal_actions();
+        sys::set_signal_mask(0);
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make process private", "")?;
+        let mut kept = descriptors::settle(descriptors, [report].into_iter().chain(keep))?.into_iter();
+        let report = kept.next();
+        Ok((report, <[OwnedFd; KEPT]>::try_from(kept.collect::<Vec<_>>())))
+    };
+    match settled() {
+        Ok((Some(report), Ok(kept))) => (report, kept),
+        // As many come back as go in.
+        Ok((None, _) | (_, Err(_))) => sys::exit(FAILED),
+        Err(failure) => fail(report, &failure),
+    }
 }
 
 /// Reports a failure and ends.
@@ -41,25 +58,15 @@ pub(crate) fn single(
     descriptors: &Descriptors<'_>,
     report: BorrowedFd<'_>,
 ) -> ! {
-    let kept = begin().and_then(|()| {
-        descriptors::settle(descriptors, &[report, context.cgroup, context.leaf, context.helper_program])
-    });
-    let [report, cgroup, leaf, helper] = match kept.map(<[OwnedFd; 4]>::try_from) {
-        Ok(Ok(kept)) => kept,
-        Ok(Err(_)) => sys::exit(FAILED),
-        Err(failure) => fail(report, &failure),
-    };
+    let (report, [cgroup, leaf, helper]) =
+        begin(descriptors, report, [context.cgroup, context.leaf, context.helper_program]);
     let run = || {
         on_host(request, context, &cgroup, &leaf)?;
         let ids = Ids::default();
         if matches!(request.namespaces.mount, Namespace::New) {
             mounts::isolate()?;
         }
-        let host = mounts::prepare(request, context, &ids)?;
-        let root = match &request.root {
-            Root::Host => None,
-            Root::Layers { layers, read_only } => Some(rootfs::assemble(layers, *read_only, context, &ids)?),
-        };
+        let (root, host) = host_side(request, context, &ids)?;
         in_namespaces(request, root, host)
     };
     if let Err(failure) = run() {
@@ -80,6 +87,20 @@ pub(crate) fn on_host(
     devices::confine(cgroup.as_fd(), request, context.denied_devices)?;
     settings::oom_score(&request.process)?;
     confine::raise_rlimits(&request.process.rlimits)
+}
+
+/// Makes what every start makes on the host side once its ids are known: the root, if it is not the host's, and mounts.
+pub(crate) fn host_side(
+    request: &LaunchRequest,
+    context: &Context<'_>,
+    ids: &Ids,
+) -> Result<(Option<OwnedFd>, HostSide), Failure> {
+    let host = mounts::prepare(request, context, ids)?;
+    let root = match &request.root {
+        Root::Host => None,
+        Root::Layers { layers, read_only } => Some(rootfs::assemble(layers, *read_only, context, ids)?),
+    };
+    Ok((root, host))
 }
 
 /// What every start does inside its new namespaces, up to its root.
@@ -155,6 +176,7 @@ pub(crate) fn become_workload(what: &Becoming<'_>, report: &OwnedFd) -> Failure 
         Ok(prepared) => prepared,
         Err(failure) => return failure,
     };
+    fault_point!();
     // Said before the filter, which need not allow it. A failure after it is still reported, and counts.
     if let Err(errno) = send(report.as_fd(), &Message::Executing, None) {
         return Failure::new("report", "", errno);

@@ -58,8 +58,10 @@ pub(crate) fn privileges(
     landlock: &[LandlockRule],
     filter: Option<(&[Instruction], u32)>,
 ) -> Result<(), Failure> {
+    fault_point!();
     let sets = &process.capabilities;
     drop_bounding(sets.bounding)?;
+    fault_point!();
     // With this bit the permitted set survives the change of ids; it does not survive execve.
     set_capabilities_secure_bits(CapabilitiesSecureBits::KEEP_CAPS).step("keep capabilities", "")?;
     become_user(identity)?;

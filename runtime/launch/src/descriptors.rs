@@ -55,12 +55,14 @@ impl Descriptors<'_> {
 /// Places the workload's descriptors, closes all others but copies of `keep`, and returns those copies in their order.
 ///
 /// Runs in a fresh child: what the parent owns is only numbers here.
-pub(crate) fn settle(descriptors: &Descriptors<'_>, keep: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>, Failure> {
+pub(crate) fn settle<'a>(
+    descriptors: &Descriptors<'_>,
+    keep: impl Iterator<Item = BorrowedFd<'a>>,
+) -> Result<Vec<OwnedFd>, Failure> {
     let step = "place descriptors";
     let first_free = descriptors.count();
     let lowest = i32::try_from(first_free).map_err(|_| Failure::new(step, "", Errno::MFILE))?;
-    let kept =
-        keep.iter().map(|one| fcntl_dupfd_cloexec(one, lowest)).collect::<Result<Vec<_>, _>>().step(step, "kept")?;
+    let kept = keep.map(|one| fcntl_dupfd_cloexec(one, lowest)).collect::<Result<Vec<_>, _>>().step(step, "kept")?;
     let mut sources = Vec::with_capacity(descriptors.named.len().saturating_add(3));
     for stdio in [descriptors.stdin, descriptors.stdout, descriptors.stderr] {
         sources.push(above(stdio, lowest).step(step, "standard streams")?);
@@ -96,6 +98,7 @@ fn above(stdio: Stdio<'_>, lowest: i32) -> Result<OwnedFd, Errno> {
 
 /// Replaces standard streams that are to be /dev/null by the workload's own one, so that it holds no inode of the host's.
 pub(crate) fn own_null(descriptors: &Descriptors<'_>) -> Result<(), Failure> {
+    fault_point!();
     let streams = [descriptors.stdin, descriptors.stdout, descriptors.stderr];
     if !streams.iter().any(|stream| matches!(stream, Stdio::Null)) {
         return Ok(());

@@ -58,6 +58,7 @@ pub(crate) fn prepare(
 
 /// Executes the program. Returns only on failure.
 pub(crate) fn execute(prepared: &Prepared, helper: Option<BorrowedFd<'_>>) -> Failure {
+    fault_point!();
     if let Some(helper) = helper {
         let errno = sys::execveat(helper, c"", &prepared.arguments, &prepared.environment);
         return Failure::new(STEP, prepared.name.clone(), errno);

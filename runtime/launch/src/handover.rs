@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::mounts::HostSide;
-use crate::report::{Failure, Step, receive, send_bytes};
+use crate::report::{CHILD_DIED, Failure, Step, receive, send_bytes};
 
 /// Largest message: a device node's path.
 const MESSAGE_BYTES: usize = 4096 + 64;
@@ -36,7 +36,11 @@ fn send(socket: BorrowedFd<'_>, message: &Handed<'_>, descriptor: Option<Borrowe
         Ok(bytes) => send_bytes(socket, bytes, descriptor),
         Err(_) => Err(Errno::MSGSIZE),
     };
-    sent.step("hand over mounts", "")
+    match sent {
+        // Stage 2 is gone. If it said why, that was first and counts.
+        Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::new(CHILD_DIED, "before it had its mounts", Errno::PIPE)),
+        sent => sent.step("hand over mounts", ""),
+    }
 }
 
 /// Hands everything over.

@@ -15,6 +15,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+#[macro_use]
+mod fault;
+
 pub mod cgroup;
 mod child;
 mod confine;
@@ -45,8 +48,10 @@ use byre_plan::{ExecPlan, LaunchRequest, Namespace, Plan, WorkloadId};
 use rustix::io::Errno;
 
 pub use descriptors::{Descriptors, Stdio};
+#[cfg(feature = "fault-points")]
+pub use fault::observe_faults;
 pub use remove::remove_container_files;
-pub use report::{Report, read_report};
+pub use report::{CHILD_DIED, Report, read_report};
 pub use sys::{is_pid1, mark_pid1};
 
 use report::Message;

@@ -20,6 +20,7 @@ const CPU_PERIOD_US: u64 = 100_000;
 
 /// Applies every limit that is set.
 pub(crate) fn apply(outer: BorrowedFd<'_>, leaf: BorrowedFd<'_>, resources: &Resources) -> Result<(), Failure> {
+    fault_point!();
     if resources == &Resources::default() {
         return Ok(());
     }

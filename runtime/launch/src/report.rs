@@ -22,6 +22,9 @@ const SUBJECT_BYTES: usize = 4096;
 /// A child sends at most four messages; more means that it is not our code any more.
 const MESSAGES: usize = 8;
 
+/// The step of a failure whose cause is that a launch child died without a word.
+pub const CHILD_DIED: &str = "launch child died";
+
 /// How a start ended.
 #[derive(Debug)]
 pub enum Report {
@@ -73,25 +76,32 @@ impl Failure {
     }
 }
 
-/// Names the step that an error belongs to.
+/// Names the step that an error belongs to. Each use is a fault point, after the step itself.
 pub(crate) trait Step<T> {
+    #[cfg_attr(feature = "fault-points", track_caller)]
     fn step(self, step: &'static str, subject: &str) -> Result<T, Failure>;
 }
 
 impl<T> Step<T> for Result<T, Errno> {
+    #[cfg_attr(feature = "fault-points", track_caller)]
     fn step(self, step: &'static str, subject: &str) -> Result<T, Failure> {
+        fault_point!();
         self.map_err(|errno| Failure::new(step, subject, errno))
     }
 }
 
 impl<T> Step<T> for std::io::Result<T> {
+    #[cfg_attr(feature = "fault-points", track_caller)]
     fn step(self, step: &'static str, subject: &str) -> Result<T, Failure> {
+        fault_point!();
         self.map_err(|error| Failure::new(step, subject, Errno::from_io_error(&error).unwrap_or(Errno::IO)))
     }
 }
 
 impl<T> Step<T> for Result<T, nix::errno::Errno> {
+    #[cfg_attr(feature = "fault-points", track_caller)]
     fn step(self, step: &'static str, subject: &str) -> Result<T, Failure> {
+        fault_point!();
         self.map_err(|errno| Failure { step, subject: subject.to_owned(), errno: errno as i32 })
     }
 }

@@ -6,18 +6,20 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use byre_plan::{ExecPlan, LaunchRequest, Namespace, Root, UserNamespace};
+use byre_plan::{ExecPlan, LaunchRequest, Namespace, UserNamespace};
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::child::{self, Becoming, FAILED, become_started, become_workload, begin, fail, in_namespaces, on_host};
+use crate::child::{
+    self, Becoming, FAILED, become_started, become_workload, begin, fail, host_side, in_namespaces, on_host,
+};
 use crate::descriptors::{self, Descriptors};
 use crate::ids::Ids;
 use crate::report::{Failure, Message, Step, blocking_pair, send};
 use crate::sys::{self, Cloned};
-use crate::{Context, confine, handover, mounts, namespace_flags, procfs, rootfs, settings};
+use crate::{Context, confine, handover, mounts, namespace_flags, procfs, settings};
 
 /// Whether a start needs a stage 1.
 pub(crate) fn needed(request: &LaunchRequest) -> bool {
@@ -51,14 +53,8 @@ pub(crate) fn start(
     descriptors: &Descriptors<'_>,
     report: BorrowedFd<'_>,
 ) -> ! {
-    let kept = begin().and_then(|()| {
-        descriptors::settle(descriptors, &[report, context.cgroup, context.leaf, context.helper_program])
-    });
-    let [report, cgroup, leaf, helper] = match kept.map(<[OwnedFd; 4]>::try_from) {
-        Ok(Ok(kept)) => kept,
-        Ok(Err(_)) => sys::exit(FAILED),
-        Err(failure) => fail(report, &failure),
-    };
+    let (report, [cgroup, leaf, helper]) =
+        begin(descriptors, report, [context.cgroup, context.leaf, context.helper_program]);
     let first = || -> Result<(Ids, OwnedFd, OwnedFd, Cloned), Failure> {
         on_host(request, context, &cgroup, &leaf)?;
         mounts::isolate()?;
@@ -111,11 +107,7 @@ fn prepare(
         procfs::write(proc.as_fd(), &format!("{pid}/gid_map"), &gids).step("write id map", "gid_map")?;
         ids.set_namespace(procfs::user_namespace(proc.as_fd(), pid).step("open user namespace", "")?);
     }
-    let host = mounts::prepare(request, context, &ids)?;
-    let root = match &request.root {
-        Root::Host => None,
-        Root::Layers { layers, read_only } => Some(rootfs::assemble(layers, *read_only, context, &ids)?),
-    };
+    let (root, host) = host_side(request, context, &ids)?;
     handover::give(handover.as_fd(), root.as_ref(), &host)
 }
 
@@ -129,6 +121,7 @@ fn second(
     report: OwnedFd,
     helper: OwnedFd,
 ) -> ! {
+    fault_point!();
     let run = || {
         let Some(received) = handover::take(handover.as_fd())? else { sys::exit(FAILED) };
         drop(handover);
@@ -196,13 +189,7 @@ pub(crate) fn exec(
     descriptors: &Descriptors<'_>,
     report: BorrowedFd<'_>,
 ) -> ! {
-    let kept = begin()
-        .and_then(|()| descriptors::settle(descriptors, &[report, target, context.leaf, context.helper_program]));
-    let [report, target, leaf, helper] = match kept.map(<[OwnedFd; 4]>::try_from) {
-        Ok(Ok(kept)) => kept,
-        Ok(Err(_)) => sys::exit(FAILED),
-        Err(failure) => fail(report, &failure),
-    };
+    let (report, [target, leaf, helper]) = begin(descriptors, report, [target, context.leaf, context.helper_program]);
     let first = || {
         settings::oom_score(plan.process())?;
         confine::raise_rlimits(&plan.process().rlimits)?;
@@ -244,6 +231,7 @@ fn exec_second(
     report: OwnedFd,
     helper: OwnedFd,
 ) -> ! {
+    fault_point!();
     let enter = || {
         let flags = entered(request);
         if !flags.is_empty() {

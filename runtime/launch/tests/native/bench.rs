@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 
 use byre_launch::{Child, Context, Descriptors, Report, StartError, Stdio, cgroup, read_report, start};
 use byre_plan::seccomp::{self, Instruction};
-use byre_plan::{
-    ExecPlan, LaunchRequest, Namespace, Namespaces, Origin, Plan, Policy, Process, Program, Refusal, Resources, Root,
-    User, WorkloadId,
-};
+use byre_plan::{ExecPlan, LaunchRequest, Origin, Plan, Policy, Process, Program, Refusal, User, WorkloadId};
 
 /// Longest a test waits for a process.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,6 +22,8 @@ pub(crate) struct Bench {
     parent_path: PathBuf,
     helper: File,
     filter: Vec<Instruction>,
+    /// Whether what is started gets a descriptor beside its standard streams.
+    pub(crate) hands_over: std::cell::Cell<bool>,
     /// Layers, containers and volumes lie below.
     pub(crate) files: tempfile::TempDir,
 }
@@ -52,7 +51,7 @@ impl Bench {
             std::fs::create_dir(files.path().join(name)).map_err(|error| format!("temporary directory: {error}"))?;
         }
         let filter = seccomp::compile(&seccomp::default_profile()).map_err(|error| error.to_string())?;
-        Ok(Self { parent, parent_path, helper, filter, files })
+        Ok(Self { parent, parent_path, helper, filter, hands_over: std::cell::Cell::new(false), files })
     }
 
     /// Runs a test in a child process; true if it ended well.
@@ -94,6 +93,23 @@ impl Bench {
         Running { bench: self, id, outer, leaf, child, output, report: None }
     }
 
+    /// Names of the cgroups that tests have made.
+    pub(crate) fn cgroups(&self) -> std::collections::BTreeSet<String> {
+        let entries = std::fs::read_dir(&self.parent_path).expect("cgroup").map(|entry| entry.expect("cgroup"));
+        let directories = entries.filter(|entry| entry.file_type().expect("cgroup").is_dir());
+        directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Reaps children until only `kept` of them are left, as PID 1 reaps every orphan.
+    pub(crate) fn reap_orphans(&self, kept: usize) {
+        use nix::sys::wait::{WaitPidFlag, waitpid};
+        let deadline = Instant::now() + PATIENCE;
+        while children().len() > kept {
+            assert!(Instant::now() < deadline, "children stay: {:?}", children());
+            let _ = waitpid(nix::unistd::Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
+        }
+    }
+
     fn launch(
         &self,
         id: WorkloadId,
@@ -117,11 +133,12 @@ impl Bench {
             helper_program: self.helper.as_fd(),
             denied_devices: &[(254, u32::MAX)],
         };
+        let named = if self.hands_over.get() { vec![("helper", self.helper.as_fd())] } else { Vec::new() };
         let descriptors = Descriptors {
             stdin: Stdio::Null,
             stdout: Stdio::Descriptor(theirs.as_fd()),
             stderr: Stdio::Descriptor(theirs.as_fd()),
-            named: Vec::new(),
+            named,
         };
         let child = run(&context, &descriptors).expect("start");
         (child, OwnedFd::from(output).into())
@@ -154,6 +171,12 @@ impl Running<'_> {
         self.report.as_ref().expect("just read")
     }
 
+    /// Whether the workload's process runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        let Some(Report::Running { pidfd, .. }) = &self.report else { return false };
+        rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::CONT).is_ok()
+    }
+
     /// Kills the process that was cloned: the workload itself or stage 1.
     pub(crate) fn kill_stage(&self) {
         // It may have ended by itself.
@@ -174,7 +197,7 @@ impl Running<'_> {
     pub(crate) fn finish(&mut self) -> Ended {
         self.started();
         let report = self.report.take().expect("just read");
-        let ended = end(&self.child, report, &mut self.output);
+        let ended = end(report, &mut self.output);
         cgroup::kill(self.outer.as_fd()).expect("kill");
         let deadline = Instant::now() + PATIENCE;
         while cgroup::populated(self.outer.as_fd()).expect("populated") {
@@ -192,22 +215,35 @@ impl Running<'_> {
             byre_launch::exec(exec, workload, pidfd.as_fd(), context, descriptors)
         });
         let report = await_report(&child);
-        end(&child, report, &mut output)
+        end(report, &mut output)
     }
 }
 
+/// The children of this process, alive or not.
+pub(crate) fn children() -> Vec<u32> {
+    let own = std::process::id();
+    let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).expect("children");
+    children.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
+}
+
+/// Waits for the end of a start, and of the process that was cloned if that is not the program.
 fn await_report(child: &Child) -> Report {
     let deadline = Instant::now() + PATIENCE;
     loop {
         assert!(Instant::now() < deadline, "the start does not end");
         match read_report(child.report.as_fd()).expect("read report") {
-            Some(report) => return report,
+            Some(report) => {
+                if !matches!(&report, Report::Running { pid, .. } if *pid == child.stage_pid) {
+                    wait(child.stage_pidfd.as_raw_fd());
+                }
+                return report;
+            }
             None => std::thread::sleep(Duration::from_millis(1)),
         }
     }
 }
 
-fn end(child: &Child, report: Report, output: &mut File) -> Ended {
+fn end(report: Report, output: &mut File) -> Ended {
     let mut text = Vec::new();
     let code = match &report {
         Report::Running { pidfd, .. } => {
@@ -216,9 +252,6 @@ fn end(child: &Child, report: Report, output: &mut File) -> Ended {
         }
         Report::Failed { .. } | Report::Incomplete => None,
     };
-    if !matches!(&report, Report::Running { pid, .. } if *pid == child.stage_pid) {
-        wait(child.stage_pidfd.as_raw_fd());
-    }
     Ended { report, code, output: String::from_utf8_lossy(&text).into_owned() }
 }
 
@@ -261,60 +294,25 @@ impl Ended {
     }
 }
 
-/// Checks a request as the verified root's.
+/// Checks a request as the verified root's, which is held to no policy.
 pub(crate) fn check(request: LaunchRequest) -> Result<Plan, Refusal> {
-    Plan::check(request, &policy(), Origin::VerifiedRoot)
-}
-
-/// A policy that allows nothing; the verified root is not held to it.
-pub(crate) fn policy() -> Policy {
-    Policy {
-        host_network: false,
-        host_namespaces: false,
-        host_users: false,
-        capabilities: 0,
-        bind_sources: Vec::new(),
-        no_seccomp: false,
-        helpers: Vec::new(),
-        devices: false,
-    }
+    Plan::check(request, &Policy::default(), Origin::VerifiedRoot)
 }
 
 /// A request that runs `script` by the host's shell, with everything the host's.
 pub(crate) fn host_script(script: &str) -> LaunchRequest {
-    LaunchRequest {
-        process: Process {
-            program: Program::Path,
-            args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-            env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
-            cwd: "/".to_owned(),
-            user: User::default(),
-            terminal: None,
-            capabilities: all_capabilities(),
-            rlimits: Vec::new(),
-            no_new_privileges: true,
-            oom_score_adj: None,
-        },
-        root: Root::Host,
-        namespaces: Namespaces {
-            mount: Namespace::Host,
-            pid: Namespace::Host,
-            net: Namespace::Host,
-            ipc: Namespace::Host,
-            uts: Namespace::Host,
-            cgroup: Namespace::Host,
-            ..Namespaces::default()
-        },
-        mounts: Vec::new(),
-        hostname: None,
-        resources: Resources::default(),
-        devices: Vec::new(),
-        sysctls: Vec::new(),
-        masked_paths: Vec::new(),
-        read_only_paths: Vec::new(),
-        seccomp: byre_plan::Seccomp::None,
-        landlock: Vec::new(),
-    }
+    LaunchRequest::on_host(Process {
+        program: Program::Path,
+        args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        cwd: "/".to_owned(),
+        user: User::default(),
+        terminal: None,
+        capabilities: all_capabilities(),
+        rlimits: Vec::new(),
+        no_new_privileges: true,
+        oom_score_adj: None,
+    })
 }
 
 /// Every capability that this machine's root has, in the sets that root has.

@@ -38,7 +38,7 @@ pub(crate) const ALL: &[Test] = &[
 ];
 
 /// Makes an erofs layer of a busybox root and what `more` adds.
-fn layer(bench: &Bench, number: u8, busybox: bool, more: impl FnOnce(&Path)) -> Digest {
+pub(crate) fn layer(bench: &Bench, number: u8, busybox: bool, more: impl FnOnce(&Path)) -> Digest {
     let digest = Digest([number; 32]);
     let target = bench.files.path().join(format!("layers/{digest}.erofs"));
     if target.exists() {
@@ -65,7 +65,7 @@ fn layer(bench: &Bench, number: u8, busybox: bool, more: impl FnOnce(&Path)) -> 
     digest
 }
 
-fn mount(target: &str, source: MountSource) -> Mount {
+pub(crate) fn mount(target: &str, source: MountSource) -> Mount {
     Mount { target: target.to_owned(), source, options: MountOptions { no_suid: true, ..MountOptions::default() } }
 }
 
@@ -83,7 +83,7 @@ fn default_mount_list() -> Vec<Mount> {
 }
 
 /// A default container on these layers that runs a script.
-fn container(layers: Vec<Digest>, script: &str) -> LaunchRequest {
+pub(crate) fn container(layers: Vec<Digest>, script: &str) -> LaunchRequest {
     // The usual 14 of docker.
     let usual = 0xa804_25fb;
     let host = host_script(script);
@@ -110,7 +110,7 @@ fn container(layers: Vec<Digest>, script: &str) -> LaunchRequest {
     }
 }
 
-fn base(bench: &Bench) -> Digest {
+pub(crate) fn base(bench: &Bench) -> Digest {
     layer(bench, 1, true, |_| {})
 }
 
@@ -310,7 +310,8 @@ fn exec_inside(bench: &Bench) {
     );
     let mut process = inside.process;
     process.user.user = Principal::Name("web".to_owned());
-    let exec = Plan::check_exec(process, &plan, &super::bench::policy(), byre_plan::Origin::VerifiedRoot).unwrap();
+    let exec =
+        Plan::check_exec(process, &plan, &byre_plan::Policy::default(), byre_plan::Origin::VerifiedRoot).unwrap();
     let ended = running.exec(&exec, &plan);
     let expected = "101\n102 4\nbox\nsleep\n0::/\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
     assert_eq!(ended.output(), expected);
