@@ -25,6 +25,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-protocol", &["byre-plan"]),
     ("byre-core", &["byre-plan", "byre-protocol"]),
     ("byre-init", &["byre-core", "byre-launch", "byre-plan", "byre-protocol", "byre-slots", "byre-verity"]),
+    // A build tool, not part of the system: it plays histories of PID 1's decisions.
+    ("byre-simulation", &["byre-core", "byre-plan", "byre-protocol"]),
     // The API: never PID 1, only its protocol.
     ("byre-api", &[]),
     ("byrectl", &["byre-api"]),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const DEFAULT_DISK_MIB: u64 = 2048;
 
 /// The one target that images are built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The packages whose programs an image holds.
 pub(crate) const PACKAGES: [&str; 2] = ["byre-init", "byred"];

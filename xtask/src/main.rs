@@ -10,6 +10,7 @@ mod image;
 mod packages;
 mod report;
 mod reproducible;
+mod simulate;
 mod test;
 #[cfg(test)]
 mod tidy;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Args),
     /// Measure, side by side with a peer.
     Bench(bench::Args),
+    /// Play many histories of PID 1's decisions against a simulated machine.
+    Simulate(simulate::Args),
     /// Make a container image from Debian packages, for first steps and tests.
     ContainerImage(container_image::Args),
 }
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Image(args) => image::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::ContainerImage(args) => container_image::run(&args),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use byre_plan::limits::AUTOMATIC_IDS;
 use byre_plan::{Name, Origin, Plan, Policy, UserNamespace, WorkloadId};
-use byre_protocol::control::{Event as Told, FromInit, Notice, Reply, What};
+use byre_protocol::control::{Event as Told, FromInit, Notice, RefusedCode, Reply, What};
 use byre_protocol::definition::{Definition, Role};
 use byre_protocol::status::{Moment, Why};
 
@@ -12,7 +12,8 @@ use crate::action::{Action, Attachment};
 use crate::durable::Records;
 use crate::event::{Boot, ChannelId, Event, ExecId, Subject};
 use crate::execs::Exec;
-use crate::pending::{Await, Caller, PendingCalls};
+use crate::pending::{Await, CALL_MS, Caller, PendingCalls};
+use crate::requests::refused;
 use crate::shutdown::Ending;
 use crate::workload::{Actual, Wanted, Workload};
 
@@ -106,7 +107,7 @@ impl Core {
         let probes = self.workloads.values().filter_map(Workload::probe_deadline_boot_ms);
         let execs = self.execs.values().filter_map(|exec| exec.kill_at_boot_ms);
         let ending = self.ending.as_ref().and_then(Ending::deadline_boot_ms);
-        workloads.chain(probes).chain(execs).chain(ending).min()
+        workloads.chain(probes).chain(execs).chain(ending).chain(self.pending.deadline_boot_ms()).min()
     }
 
     /// A workload by its identity.
@@ -242,6 +243,42 @@ impl Core {
     pub(crate) fn answer(&mut self, caller: Caller, reply: Reply, attachment: Attachment) {
         let message = Box::new(FromInit::Answer { sequence: caller.sequence, reply });
         self.actions.push(Action::Send { channel: caller.channel, message, attachment });
+    }
+
+    /// Answers a call once all of this is so; at once if there is nothing to wait for.
+    pub(crate) fn answer_when(&mut self, caller: Caller, awaits: Vec<Await>, reply: Reply, grace_ms: u32) {
+        if awaits.is_empty() {
+            self.answer(caller, reply, Attachment::None);
+        } else {
+            let deadline_boot_ms = self.now.boot_ms.saturating_add(CALL_MS).saturating_add(u64::from(grace_ms));
+            self.pending.add(caller, awaits, reply, deadline_boot_ms);
+        }
+    }
+
+    /// Calls whose time is over are told what they waited for.
+    pub(crate) fn end_overdue_calls(&mut self) {
+        for (caller, awaited) in self.pending.expired(self.now.boot_ms) {
+            let refused = match awaited {
+                Some(Await::Record(_)) | None => {
+                    let text = "it is not on disk yet, and is still tried: the state service is down or slow";
+                    refused(RefusedCode::NotDurable, text)
+                }
+                Some(Await::Running(id)) => {
+                    let text = match self.workloads.get(&id).map(|workload| &workload.actual) {
+                        Some(Actual::Down { why: Why::Waiting(other) }) => {
+                            format!("it waits for {other} to be ready, and starts when that is")
+                        }
+                        Some(_) | None => "its program does not run yet, and is still tried".to_owned(),
+                    };
+                    refused(RefusedCode::WrongState, &text)
+                }
+                Some(Await::Down(_)) => {
+                    refused(RefusedCode::WrongState, "it still has a process, which is being ended")
+                }
+                Some(Await::Gone(_)) => refused(RefusedCode::WrongState, "it is not all gone yet; its removal goes on"),
+            };
+            self.refuse(caller, refused);
+        }
     }
 
     pub(crate) fn met(&mut self, what: Await) {

@@ -28,15 +28,23 @@ pub(crate) struct Records {
 }
 
 impl Records {
+    pub(crate) fn len(&self) -> usize {
+        self.unacknowledged.len()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.unacknowledged.len() >= UNACKNOWLEDGED
     }
 }
 
 impl Core {
-    /// Puts a workload's present record on its way; returns its number. The node's own services have none.
+    /// Puts a workload's present record on its way; returns its number. The node's own services have none, and what is being removed has
+    /// had its last.
     pub(crate) fn record_put(&mut self, id: WorkloadId) -> Option<u64> {
-        let workload = self.workloads.get(&id).filter(|workload| !workload.built_in)?;
+        let workload = self.workloads.get(&id)?;
+        if workload.built_in || matches!(workload.actual, Actual::Removing) {
+            return None;
+        }
         Some(self.record(Change::Put(Box::new(workload.record()))))
     }
 
@@ -87,8 +95,20 @@ impl Core {
         }
         match change {
             Some(Change::Put(record)) => self.forget_if_only_created(record.id),
-            Some(Change::Remove(id)) => self.set_actual(id, Actual::Down { why: Why::Stopped }),
+            Some(Change::Remove(id)) => self.keep_after_all(id, text),
             None => {}
+        }
+    }
+
+    /// A removal that is not on disk has not happened: the workload is there, stopped, and can be removed again.
+    fn keep_after_all(&mut self, id: WorkloadId, text: &str) {
+        if let Some(workload) = self.workloads.get_mut(&id) {
+            workload.wanted = Wanted::Down;
+        }
+        self.set_actual(id, Actual::Down { why: Why::Stopped });
+        self.record_put(id);
+        for (caller, reply) in self.pending.failed(Await::Gone(id), RefusedCode::NotDurable, text) {
+            self.answer(caller, reply, Attachment::None);
         }
     }
 
@@ -166,8 +186,12 @@ impl Core {
         } else if policy == RestartPolicy::Always {
             workload.wanted = Wanted::Up;
         }
+        let differs = wanted_up != (workload.wanted == Wanted::Up);
         self.names.insert(name, id);
         self.workloads.insert(id, workload);
+        if differs {
+            self.record_put(id);
+        }
         self.reconsider();
     }
 

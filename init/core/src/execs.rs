@@ -124,7 +124,8 @@ impl Core {
     }
 
     pub(crate) fn exec_launched(&mut self, id: ExecId, outcome: LaunchOutcome) {
-        let Some(exec) = self.execs.get_mut(&id) else { return };
+        // A report that comes twice says nothing new.
+        let Some(exec) = self.execs.get_mut(&id).filter(|exec| !exec.running) else { return };
         let (purpose, workload) = (exec.purpose, exec.workload);
         match outcome {
             LaunchOutcome::Running { terminal, .. } => {
@@ -161,7 +162,10 @@ impl Core {
         self.actions.push(Action::ForgetExec { exec: id });
         match exec.purpose {
             Purpose::Client(caller) => {
-                if self.channels.contains_key(&caller.channel) {
+                if !exec.running {
+                    let text = "it ended before it was known to run; try again";
+                    self.refuse(caller, refused(RefusedCode::StartFailed, text));
+                } else if self.channels.contains_key(&caller.channel) {
                     self.notify(caller.channel, Notice::ExecEnded { exec: id.0, cause }, Attachment::None);
                 }
             }

@@ -177,6 +177,7 @@ struct CallRecord {
     caller: CallerRecord,
     awaits: Vec<AwaitRecord>,
     reply: Reply,
+    deadline_boot_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -335,14 +336,14 @@ impl Core {
     }
 
     fn take_call(&mut self, record: CallRecord) -> Result<(), TakeOverError> {
-        let CallRecord { caller, awaits, reply } = record;
+        let CallRecord { caller, awaits, reply, deadline_boot_ms } = record;
         let caller = caller.into_caller();
         bounded("conditions of a call", count(awaits.len()), AWAITS)?;
         if !self.channels.contains_key(&caller.channel) {
             return Err(unknown("channel", caller.channel.0));
         }
         let awaits = awaits.into_iter().map(AwaitRecord::into_await).collect();
-        self.pending.calls.push(Pending { caller, awaits, reply });
+        self.pending.calls.push(Pending { caller, awaits, reply, deadline_boot_ms });
         Ok(())
     }
 }
@@ -528,9 +529,9 @@ impl CallerRecord {
 
 impl CallRecord {
     fn of(call: &Pending) -> Self {
-        let Pending { caller, awaits, reply } = call;
+        let Pending { caller, awaits, reply, deadline_boot_ms } = call;
         let awaits = awaits.iter().copied().map(AwaitRecord::of).collect();
-        Self { caller: CallerRecord::of(*caller), awaits, reply: reply.clone() }
+        Self { caller: CallerRecord::of(*caller), awaits, reply: reply.clone(), deadline_boot_ms: *deadline_boot_ms }
     }
 }
 

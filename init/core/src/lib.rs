@@ -34,13 +34,13 @@ mod action;
 mod core;
 mod durable;
 mod event;
-
 mod execs;
 mod handoff;
 mod lifecycle;
 mod pending;
 mod requests;
 mod shutdown;
+mod tables;
 mod workload;
 
 pub use action::{Action, Attachment};
@@ -48,4 +48,5 @@ pub use core::Core;
 pub use event::{Boot, CallContext, ChannelId, Event, ExecId, ExitStatus, LaunchOutcome, Subject};
 pub use execs::Exec;
 pub use handoff::TakeOverError;
+pub use tables::Table;
 pub use workload::{Wanted, Workload};

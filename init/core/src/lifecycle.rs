@@ -220,6 +220,7 @@ impl Core {
         }
         self.probe_due();
         self.kill_due_execs();
+        self.end_overdue_calls();
     }
 
     fn probe_due(&mut self) {

@@ -1,7 +1,7 @@
 //! Calls whose answer depends on something that has not happened yet: a record on disk, a program running, a workload gone.
 //!
-//! One mechanism for all of them: a call waits for a set of conditions; when the last is met it is answered, and when one can no
-//! longer be met it is refused.
+//! One mechanism for all of them: a call waits for a set of conditions; when the last is met it is answered, when one can no longer be
+//! met it is refused, and when its time is over it is told what it waited for. So the table empties whatever the others do.
 
 use byre_plan::WorkloadId;
 use byre_protocol::control::{PENDING_REQUESTS, Refused, RefusedCode, Reply};
@@ -10,6 +10,10 @@ use crate::event::ChannelId;
 
 /// Calls that wait at once, over all channels: two channels' worth.
 pub(crate) const PENDING: usize = PENDING_REQUESTS * 2;
+
+/// How long a call waits beside the grace that it asked for: longer than a start that waits for readiness (60 s), shorter than a person
+/// or a client's own deadline has patience for. What was asked for goes on behind the answer.
+pub(crate) const CALL_MS: u64 = 120_000;
 
 /// What a call waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,7 @@ pub(crate) struct Pending {
     pub(crate) caller: Caller,
     pub(crate) awaits: Vec<Await>,
     pub(crate) reply: Reply,
+    pub(crate) deadline_boot_ms: u64,
 }
 
 /// The calls that wait.
@@ -45,12 +50,27 @@ pub(crate) struct PendingCalls {
 }
 
 impl PendingCalls {
+    pub(crate) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.calls.len() >= PENDING
     }
 
-    pub(crate) fn add(&mut self, caller: Caller, awaits: Vec<Await>, reply: Reply) {
-        self.calls.push(Pending { caller, awaits, reply });
+    pub(crate) fn add(&mut self, caller: Caller, awaits: Vec<Await>, reply: Reply, deadline_boot_ms: u64) {
+        self.calls.push(Pending { caller, awaits, reply, deadline_boot_ms });
+    }
+
+    /// When the next call's time is over.
+    pub(crate) fn deadline_boot_ms(&self) -> Option<u64> {
+        self.calls.iter().map(|call| call.deadline_boot_ms).min()
+    }
+
+    /// Takes the calls whose time is over, each with the first thing that it still waits for.
+    pub(crate) fn expired(&mut self, now_boot_ms: u64) -> Vec<(Caller, Option<Await>)> {
+        let expired = self.take(|call| call.deadline_boot_ms <= now_boot_ms);
+        expired.into_iter().map(|call| (call.caller, call.awaits.first().copied())).collect()
     }
 
     pub(crate) fn forget_channel(&mut self, channel: ChannelId) {

@@ -144,7 +144,7 @@ impl Core {
                     awaits.push(Await::Running(id));
                     self.reconsider();
                 }
-                self.pending.add(caller, awaits, Reply::Created { id });
+                self.answer_when(caller, awaits, Reply::Created { id }, 0);
             }
             Err(refused) => self.refuse(caller, refused),
         }
@@ -228,7 +228,7 @@ impl Core {
         workload.streak = 0;
         let mut awaits = vec![Await::Running(id)];
         awaits.extend(self.record_put(id).map(Await::Record));
-        self.pending.add(caller, awaits, Reply::Done);
+        self.answer_when(caller, awaits, Reply::Done, 0);
         self.reconsider();
     }
 
@@ -248,7 +248,7 @@ impl Core {
         }
         self.stop(id, None, grace_ms);
         awaits.extend(self.record_put(id).map(Await::Record));
-        self.pending.add(caller, awaits, Reply::Done);
+        self.answer_when(caller, awaits, Reply::Done, grace_ms);
         self.give_up_waiting_for_start(id);
     }
 
@@ -270,7 +270,7 @@ impl Core {
         }
         let mut awaits = vec![Await::Running(id)];
         awaits.extend(self.record_put(id).map(Await::Record));
-        self.pending.add(caller, awaits, Reply::Done);
+        self.answer_when(caller, awaits, Reply::Done, grace_ms);
     }
 
     fn kill_asked(&mut self, caller: Caller, id: WorkloadId, signal: u8) {
@@ -307,7 +307,7 @@ impl Core {
         workload.start_once_down = false;
         let already = matches!(workload.actual, Actual::Removing);
         let running = workload.has_processes();
-        self.pending.add(caller, vec![Await::Gone(id)], Reply::Done);
+        self.answer_when(caller, vec![Await::Gone(id)], Reply::Done, 0);
         self.give_up_waiting_for_start(id);
         if running {
             self.stop(id, None, 0);

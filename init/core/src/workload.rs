@@ -116,6 +116,18 @@ impl Workload {
         if self.built_in { Origin::VerifiedRoot } else { Origin::Client }
     }
 
+    /// What is wanted of it.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// The number of its present or last run; 0 before the first.
+    #[must_use]
+    pub fn run(&self) -> u64 {
+        self.run
+    }
+
     /// Its outer cgroup below /sys/fs/cgroup.
     #[must_use]
     pub fn cgroup(&self) -> String {
@@ -199,7 +211,9 @@ impl Workload {
         self.history.push_back(run);
     }
 
-    pub(crate) fn state(&self) -> State {
+    /// What is true of it.
+    #[must_use]
+    pub fn state(&self) -> State {
         match &self.actual {
             Actual::Down { why } => State::Down { why: why.clone() },
             Actual::Starting { since } => State::Starting { since: *since },

@@ -1,0 +1,109 @@
+//! What the simulated node runs: its services as the image build would compile them, and containers as clients ask for them.
+
+use byre_core::Boot;
+use byre_plan::{LaunchRequest, Name, Policy, WorkloadId};
+use byre_protocol::definition::{Definition, Grant, Kind, ReadyWhen, Restart, RestartPolicy, Role};
+
+use crate::chance::Chance;
+
+/// Names that clients give to containers: few, so that they meet.
+pub(crate) const NAMES: [&str; 5] = ["one", "two", "three", "four", "five"];
+
+/// A name that is known to be one.
+pub(crate) fn name(text: &str) -> Name {
+    Name::try_from(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// A definition with nothing special about it. Made once and cloned: parsing is most of its cost.
+fn plain(kind: Kind) -> Definition {
+    let is_container = kind == Kind::Container;
+    let root = if is_container {
+        serde_json::json!({"layers": {"layers": [vec![7; 32]], "read_only": false}})
+    } else {
+        "host".into()
+    };
+    let launch: LaunchRequest = serde_json::from_value(serde_json::json!({
+        "process": {"args": ["/bin/true"]},
+        "root": root,
+        "namespaces": {"user": if is_container { "automatic" } else { "host" }},
+    }))
+    .unwrap_or_else(|error| panic!("launch request: {error}"));
+    let text = serde_json::json!({"name": "plain", "kind": "container", "launch": launch});
+    let mut definition: Definition = serde_json::from_value(text).unwrap_or_else(|error| panic!("definition: {error}"));
+    definition.kind = kind;
+    definition
+}
+
+/// Everything that histories are made of, parsed once.
+#[derive(Debug, Clone)]
+pub(crate) struct Definitions {
+    container: Definition,
+    services: Vec<(WorkloadId, Definition)>,
+    policy: Policy,
+}
+
+impl Definitions {
+    pub(crate) fn new() -> Self {
+        let policy = serde_json::from_value(serde_json::json!({
+            "host_network": true, "host_namespaces": false, "host_users": false, "capabilities": 0,
+            "bind_sources": [], "no_seccomp": false, "helpers": []
+        }))
+        .unwrap_or_else(|error| panic!("policy: {error}"));
+        let service = |text: &str, role: Option<Role>, needs: &[&str]| {
+            let mut definition = plain(Kind::Service);
+            definition.name = name(text);
+            definition.needs = needs.iter().map(|other| name(other)).collect();
+            definition.grants = role.map(Grant::Control).into_iter().collect();
+            definition.restart = Restart { policy: RestartPolicy::Always, ..Restart::default() };
+            definition.readiness.when = ReadyWhen::Notify;
+            definition.shutdown_priority = 100;
+            definition
+        };
+        let mut disk = plain(Kind::Job);
+        disk.name = name("disk");
+        disk.restart = Restart { policy: RestartPolicy::OnFailure(0), ..Restart::default() };
+        disk.shutdown_priority = 200;
+        let services = [
+            disk,
+            service("state", Some(Role::State), &["disk"]),
+            service("log", Some(Role::Log), &["disk"]),
+            service("probe", Some(Role::Probe), &[]),
+            service("api", Some(Role::Api), &["state", "log"]),
+            service("clock", Some(Role::Observer), &[]),
+        ];
+        let services = (1..).map(WorkloadId).zip(services).collect();
+        Self { container: plain(Kind::Container), services, policy }
+    }
+
+    /// What the verified root brings.
+    pub(crate) fn boot(&self) -> Boot {
+        Boot { policy: self.policy.clone(), services: self.services.clone() }
+    }
+
+    /// A container that a client may ask for.
+    pub(crate) fn container(&self, text: &str, chance: &mut Chance) -> Definition {
+        let mut definition = self.container.clone();
+        definition.name = name(text);
+        definition.restart.policy = match chance.below(4) {
+            0 => RestartPolicy::Never,
+            1 => RestartPolicy::OnFailure(2),
+            2 => RestartPolicy::Always,
+            _ => RestartPolicy::UnlessStopped,
+        };
+        definition.remove_on_exit = chance.one_in(4);
+        definition.readiness.when = match chance.below(8) {
+            0 => ReadyWhen::Notify,
+            1 => ReadyWhen::Exec { args: vec!["/bin/ready".to_owned()], interval_ms: 500 },
+            2 => ReadyWhen::Tcp { port: 80, interval_ms: 500 },
+            3 => ReadyWhen::Http { port: 80, path: "/".to_owned(), interval_ms: 500 },
+            _ => ReadyWhen::Started,
+        };
+        if chance.one_in(5) {
+            definition.needs.push(name(chance.pick(&["clock", "one", "two"]).copied().unwrap_or("one")));
+        }
+        if chance.one_in(5) {
+            definition.after.push(name(chance.pick(&["log", "two", "three"]).copied().unwrap_or("two")));
+        }
+        definition
+    }
+}

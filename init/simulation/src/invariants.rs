@@ -1,0 +1,104 @@
+//! What must hold: after every step, when the faults have stopped, and when the machine was told to end.
+
+use byre_core::Wanted;
+use byre_protocol::status::{State, Why};
+
+use crate::world::World;
+
+/// After every step. Returns what does not hold.
+pub(crate) fn after_step(world: &World<'_>) -> Option<String> {
+    lives_are_known(world).or_else(|| bounds_hold(world)).or_else(|| time_moves(world))
+}
+
+/// No workload is lost: what lives belongs to a workload that PID 1 knows, of the run that it knows.
+fn lives_are_known(world: &World<'_>) -> Option<String> {
+    for (id, live) in &world.kernel.live {
+        let Some(workload) = world.core.workload(*id) else { return Some(format!("{id} lives and is not known")) };
+        if workload.run() != live.run {
+            return Some(format!("{id}: run {} lives, run {} is known", live.run, workload.run()));
+        }
+        match workload.state() {
+            State::Down { why: Why::Shutdown } => {}
+            State::Down { why } => return Some(format!("{id} lives and counts as down: {why:?}")),
+            State::Backoff { .. } => return Some(format!("{id} lives and waits for its next start")),
+            State::Starting { .. } | State::Up { .. } | State::Stopping { .. } | State::Draining { .. } => {}
+        }
+    }
+    None
+}
+
+/// Every table is within its bound.
+fn bounds_hold(world: &World<'_>) -> Option<String> {
+    world
+        .core
+        .tables()
+        .into_iter()
+        .find(|table| table.used > table.bound)
+        .map(|table| format!("{} has {} entries, its bound is {}", table.name, table.used, table.bound))
+}
+
+/// What was due is done: a deadline that stays in the past would be a wake-up without end.
+fn time_moves(world: &World<'_>) -> Option<String> {
+    let now = world.now.boot_ms;
+    let due = world.core.next_deadline_boot_ms().filter(|at| *at <= now)?;
+    Some(format!("it is {now} ms and {due} ms is still due"))
+}
+
+/// When the faults have stopped and everything has settled.
+pub(crate) fn at_rest(world: &World<'_>) -> Option<String> {
+    if world.kernel.owes() {
+        return Some("the kernel still owes something".to_owned());
+    }
+    let calls: Vec<u64> = world.peers.open.values().flat_map(|peer| peer.calls.iter().copied()).collect();
+    if !calls.is_empty() {
+        return Some(format!("calls without an answer: {calls:?}"));
+    }
+    if let Some(table) = world.core.tables().into_iter().find(|table| table.empty_at_rest && table.used > 0) {
+        return Some(format!("{} still has {} entries", table.name, table.used));
+    }
+    is_as_wanted(world).or_else(|| disk_is_as_wanted(world))
+}
+
+fn is_as_wanted(world: &World<'_>) -> Option<String> {
+    for workload in world.core.workloads() {
+        let (name, state) = (&workload.definition().name, workload.state());
+        let as_wanted = match (workload.wanted(), &state) {
+            (Wanted::Up, State::Up { ready, .. }) => *ready,
+            (Wanted::Up, State::Down { why: Why::Waiting(other) }) => !is_ready(world, other.as_str()),
+            (Wanted::Down, State::Down { .. }) => true,
+            (
+                Wanted::Up | Wanted::Down,
+                State::Down { .. }
+                | State::Starting { .. }
+                | State::Up { .. }
+                | State::Stopping { .. }
+                | State::Draining { .. }
+                | State::Backoff { .. },
+            )
+            | (Wanted::Gone, _) => false,
+        };
+        if !as_wanted {
+            return Some(format!("{name} is wanted {:?} and is {state:?}", workload.wanted()));
+        }
+    }
+    None
+}
+
+fn is_ready(world: &World<'_>, name: &str) -> bool {
+    world.core.workloads().any(|workload| {
+        workload.definition().name.as_str() == name && matches!(workload.state(), State::Up { ready: true, .. })
+    })
+}
+
+fn disk_is_as_wanted(world: &World<'_>) -> Option<String> {
+    for workload in world.core.workloads().filter(|workload| !workload.is_built_in()) {
+        let id = workload.id();
+        let on_disk = world.peers.disk.get(&id).map(|record| record.wanted_up);
+        let wanted = Some(workload.wanted() == Wanted::Up);
+        if on_disk != wanted && !world.peers.unwritten.contains(&id) {
+            return Some(format!("{id} is wanted up: {wanted:?}, on disk: {on_disk:?}"));
+        }
+    }
+    let forgotten = world.peers.disk.keys().find(|id| world.core.workload(**id).is_none());
+    forgotten.filter(|id| !world.peers.unwritten.contains(id)).map(|id| format!("{id} is on disk and not known"))
+}
