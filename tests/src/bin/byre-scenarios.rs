@@ -1,6 +1,6 @@
 //! Runs scenarios and prints as libtest does, so that one reader adds up all results.
 //!
-//! One after the other: a machine under software emulation takes a whole processor. What failed keeps its machine's files, console and
+//! Two at a time: a machine under software emulation takes a whole processor. What failed keeps its machine's files, console and
 //! logs below `<target>/tests/<scenario>/`; what passed leaves nothing.
 
 use std::path::{Path, PathBuf};
@@ -64,22 +64,16 @@ fn main() -> Result<ExitCode> {
 
     println!("\nrunning {} tests", scenarios.len());
     let begun = Instant::now();
-    let mut shared = Shared { folder: folder.join("shared"), node: None };
-    let mut failures = Vec::new();
-    for scenario in &scenarios {
-        let started = Instant::now();
-        let result = run(scenario, &lab, &folder, &mut shared);
-        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-        println!("test {} ... {verdict} ({:.1} s)", scenario.name, started.elapsed().as_secs_f64());
-        if let Err(error) = result {
-            println!("    {}", format!("{error:#}").replace('\n', "\n    "));
-            failures.push(scenario.name);
-        }
-    }
-    if failures.is_empty() {
-        shared.node = None;
-        std::fs::remove_dir_all(&shared.folder).ok();
-    } else {
+    // Two lanes, as one machine keeps one processor busy: scenarios that share a node, and those that boot their own.
+    let (own, shared): (Vec<_>, Vec<_>) = scenarios.iter().partition(|scenario| matches!(scenario.on, On::Own(_)));
+    let failures: Vec<&str> = std::thread::scope(|scope| {
+        let lanes = [own, shared].map(|lane| scope.spawn(|| run_lane(lane, &lab, &folder)));
+        lanes
+            .into_iter()
+            .flat_map(|lane| lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    if !failures.is_empty() {
         println!("\nfailures:\n    {}", failures.join("\n    "));
     }
     println!(
@@ -92,6 +86,28 @@ fn main() -> Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Runs scenarios one after the other; returns the names of those that failed.
+fn run_lane(scenarios: Vec<&Scenario>, lab: &Lab, folder: &Path) -> Vec<&'static str> {
+    let mut shared = Shared { folder: folder.join("shared"), node: None };
+    let mut failures = Vec::new();
+    for scenario in scenarios {
+        let started = Instant::now();
+        let result = run(scenario, lab, folder, &mut shared);
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        // One call, so that the other lane's lines do not come between.
+        let mut report = format!("test {} ... {verdict} ({:.1} s)", scenario.name, started.elapsed().as_secs_f64());
+        if let Err(error) = result {
+            report += &format!("\n    {}", format!("{error:#}").replace('\n', "\n    "));
+            failures.push(scenario.name);
+        }
+        println!("{report}");
+    }
+    if failures.is_empty() {
+        shared.remove();
+    }
+    failures
+}
+
 /// The node that scenarios share: booted for the first of them, and again after one that lost it.
 struct Shared {
     folder: PathBuf,
@@ -99,11 +115,16 @@ struct Shared {
 }
 
 impl Shared {
+    /// Switches the node off and removes its files, if there are any.
+    fn remove(&mut self) {
+        self.node = None;
+        std::fs::remove_dir_all(&self.folder).ok();
+    }
+
     fn node(&mut self, lab: &Lab) -> Result<&Node> {
         if self.node.as_ref().is_none_or(|node| node.ctl().ok(&["version"]).is_err()) {
-            self.node = None;
             // A failed one's files stay until here, where a new machine needs the place.
-            std::fs::remove_dir_all(&self.folder).ok();
+            self.remove();
             let node = Node::boot(lab, &self.folder).context("the shared node did not boot")?;
             node.load_busybox()?;
             self.node = Some(node);

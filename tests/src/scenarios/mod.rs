@@ -44,7 +44,7 @@ pub enum On {
     Own(fn(&Lab, &Path) -> Result<()>),
 }
 
-/// All scenarios, in the order in which they run: those on the shared node together.
+/// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
     let groups: [&[Scenario]; 11] = [
@@ -60,13 +60,7 @@ pub fn all() -> Vec<Scenario> {
         reboot::ALL,
         faults::ALL,
     ];
-    let mut all = groups.concat();
-    all.sort_by_key(|scenario| match scenario.on {
-        On::Nothing(_) => 0,
-        On::Shared(_) => 1,
-        On::Own(_) => 2,
-    });
-    all
+    groups.concat()
 }
 
 /// How long a state is waited for: software emulation on a busy machine.
