@@ -33,6 +33,7 @@ struct Summary {
     events: u64,
     shutdowns: u64,
     cuts: u64,
+    crashes: u64,
     seeds: Vec<u64>,
 }
 
@@ -85,6 +86,8 @@ fn report(root: &std::path::Path, summary: &Summary, seconds: u64) -> Report {
     report.push(Row::single("failures", "histories", figure(summary.failures), note).goal(Goal::Value(0.0)));
     let note = "histories played twice, PID 1 replaced through its records in the second; both decide the same";
     report.push(Row::single("reexec.cuts", "histories", figure(summary.cuts), note));
+    let note = "histories with crashes of PID 1, rebuilt from the records and what the kernel has; all holds as ever";
+    report.push(Row::single("rescue.crashes", "histories", figure(summary.crashes), note));
     for name in IN_GUESTS {
         report.push(Row::unmeasured(name, "count", "counted in guests, not by the simulation"));
     }

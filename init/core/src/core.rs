@@ -91,6 +91,7 @@ impl Core {
             Event::FilesRemoved { id, removed } => self.files_removed(id, removed),
             Event::Tick => {}
             Event::ShutdownAsked(action) => self.shutdown_asked(action),
+            Event::Rescued(rescued) => self.rescue(*rescued),
         }
         self.tick();
         while std::mem::take(&mut self.may_advance) {

@@ -42,7 +42,7 @@ impl Core {
     /// had its last.
     pub(crate) fn record_put(&mut self, id: WorkloadId) -> Option<u64> {
         let workload = self.workloads.get(&id)?;
-        if workload.built_in || matches!(workload.actual, Actual::Removing) {
+        if workload.built_in || workload.adopted || matches!(workload.actual, Actual::Removing) {
             return None;
         }
         Some(self.record(Change::Put(Box::new(workload.record()))))
@@ -204,6 +204,18 @@ impl Core {
             .workloads
             .values()
             .filter(|workload| workload.definition.remove_on_exit && workload.wanted != Wanted::Up)
+            // After a crash of PID 1 there are others, which have run or are yet to run.
+            .filter(|workload| workload.run == 0)
+            .filter(|workload| match &workload.actual {
+                Actual::Down { why: Why::Stopped | Why::Ended(_) } => true,
+                Actual::Down { why: Why::Created | Why::Waiting(_) | Why::GaveUp(_) | Why::Shutdown }
+                | Actual::Starting { .. }
+                | Actual::Up { .. }
+                | Actual::Stopping { .. }
+                | Actual::Draining { .. }
+                | Actual::Backoff { .. }
+                | Actual::Removing => false,
+            })
             .map(Workload::id)
             .collect();
         for id in leftovers {

@@ -132,4 +132,6 @@ pub enum Event {
     Tick,
     /// The power button, Ctrl-Alt-Del or a signal asks for the end.
     ShutdownAsked(ShutdownAction),
+    /// PID 1 begins anew after a crash; in place of [`Event::Boot`].
+    Rescued(Box<crate::rescue::Rescued>),
 }

@@ -113,14 +113,14 @@ struct ChannelRecord {
 }
 
 #[derive(Serialize, Deserialize)]
-struct WorkloadRecord {
-    id: WorkloadId,
-    definition: Definition,
+pub(crate) struct WorkloadRecord {
+    pub(crate) id: WorkloadId,
+    pub(crate) definition: Definition,
     id_base: Option<u32>,
-    built_in: bool,
+    pub(crate) built_in: bool,
     wanted: WantedRecord,
     actual: ActualRecord,
-    run: u64,
+    pub(crate) run: u64,
     created: Moment,
     restarts: u32,
     streak: u32,
@@ -130,6 +130,7 @@ struct WorkloadRecord {
     probe_at_boot_ms: Option<u64>,
     remove_if_start_fails: bool,
     durable: bool,
+    pub(crate) adopted: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -306,7 +307,7 @@ impl Core {
         Ok(core)
     }
 
-    fn take_workload(&mut self, record: WorkloadRecord) -> Result<(), TakeOverError> {
+    pub(crate) fn take_workload(&mut self, record: WorkloadRecord) -> Result<(), TakeOverError> {
         let id = record.id;
         let name = record.definition.name.clone();
         let policy = self.policy.as_ref().ok_or_else(|| unknown("the policy of", &name))?;
@@ -388,7 +389,7 @@ impl HeadEnding {
 }
 
 impl WorkloadRecord {
-    fn of(workload: &Workload) -> Self {
+    pub(crate) fn of(workload: &Workload) -> Self {
         let Workload {
             id,
             definition,
@@ -408,6 +409,7 @@ impl WorkloadRecord {
             probe_at_boot_ms,
             remove_if_start_fails,
             durable,
+            adopted,
         } = workload;
         Self {
             id: *id,
@@ -426,6 +428,7 @@ impl WorkloadRecord {
             probe_at_boot_ms: *probe_at_boot_ms,
             remove_if_start_fails: *remove_if_start_fails,
             durable: *durable,
+            adopted: *adopted,
         }
     }
 
@@ -452,6 +455,7 @@ impl WorkloadRecord {
             probe_at_boot_ms: self.probe_at_boot_ms,
             remove_if_start_fails: self.remove_if_start_fails,
             durable: self.durable,
+            adopted: self.adopted,
         })
     }
 }

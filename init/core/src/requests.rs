@@ -197,9 +197,20 @@ impl Core {
             .or_else(|refusal| invalid(format!("{name}: {refusal}")))
     }
 
+    /// Nobody knows how to start what was found alive after a crash.
+    fn refuse_for_adopted(&mut self, caller: Caller, id: WorkloadId) -> bool {
+        let Some(workload) = self.workloads.get(&id).filter(|workload| workload.adopted) else { return false };
+        let text =
+            format!("{} lost its definition in a crash of PID 1 and can only be stopped", workload.definition.name);
+        self.refuse(caller, refused(RefusedCode::WrongState, &text));
+        true
+    }
+
     /// The node's own services can be restarted and signalled, not stopped or removed.
     fn refuse_for_service(&mut self, caller: Caller, id: WorkloadId, verb: &str) -> bool {
-        let Some(workload) = self.workloads.get(&id).filter(|workload| workload.built_in) else { return false };
+        let Some(workload) = self.workloads.get(&id).filter(|workload| workload.built_in && !workload.adopted) else {
+            return false;
+        };
         let text =
             format!("{} is part of the system and cannot be {verb}; it can be restarted", workload.definition.name);
         self.refuse(caller, refused(RefusedCode::NotAllowed, &text));
@@ -207,7 +218,7 @@ impl Core {
     }
 
     fn start(&mut self, caller: Caller, id: WorkloadId) {
-        if self.refuse_for_service(caller, id, "started") {
+        if self.refuse_for_service(caller, id, "started") || self.refuse_for_adopted(caller, id) {
             return;
         }
         if self.ending.is_some() {
@@ -253,6 +264,9 @@ impl Core {
     }
 
     fn restart_asked(&mut self, caller: Caller, id: WorkloadId, grace_ms: Option<u32>) {
+        if self.refuse_for_adopted(caller, id) {
+            return;
+        }
         let Some(workload) = self.workloads.get_mut(&id) else { return };
         if workload.wanted == Wanted::Gone || self.ending.is_some() {
             return self

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use byre_plan::{Origin, Plan, WorkloadId};
+use byre_plan::{Name, Origin, Plan, WorkloadId};
 use byre_protocol::control::WorkloadRecord;
 use byre_protocol::definition::{Definition, Kind, ReadyWhen};
 use byre_protocol::status::{Cause, Detail, HISTORY, Moment, Run, Rung, State, Summary, Why};
 
 /// What is wanted of a workload, apart from what is true of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Wanted {
     /// It should run.
     Up,
@@ -19,7 +19,7 @@ pub enum Wanted {
 }
 
 /// What is true of a workload. The protocol's [`State`] is a view of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Actual {
     Down { why: Why },
     Starting { since: Moment },
@@ -50,6 +50,19 @@ pub struct Workload {
     pub(crate) probe_at_boot_ms: Option<u64>,
     pub(crate) remove_if_start_fails: bool,
     pub(crate) durable: bool,
+    /// It was found alive after a crash, and nobody knows what it was.
+    pub(crate) adopted: bool,
+}
+
+/// What the outer cgroup of a workload is called.
+pub(crate) fn cgroup_name(id: WorkloadId, name: &Name, built_in: bool, adopted: bool) -> String {
+    if adopted {
+        name.as_str().strip_prefix(crate::rescue::UNKNOWN).unwrap_or(name.as_str()).to_owned()
+    } else if built_in {
+        name.to_string()
+    } else {
+        id.to_string()
+    }
 }
 
 impl Workload {
@@ -78,6 +91,7 @@ impl Workload {
             probe_at_boot_ms: None,
             remove_if_start_fails: false,
             durable: false,
+            adopted: false,
         }
     }
 
@@ -131,7 +145,14 @@ impl Workload {
     /// Its outer cgroup below /sys/fs/cgroup.
     #[must_use]
     pub fn cgroup(&self) -> String {
-        if self.built_in { format!("services/{}", self.definition.name) } else { format!("workloads/{}", self.id) }
+        let tree = if self.built_in { "services" } else { "workloads" };
+        format!("{tree}/{}", self.cgroup_name())
+    }
+
+    /// What its outer cgroup is called among those of its kind.
+    #[must_use]
+    pub fn cgroup_name(&self) -> String {
+        cgroup_name(self.id, &self.definition.name, self.built_in, self.adopted)
     }
 
     /// Processes killed for want of memory in earlier runs.

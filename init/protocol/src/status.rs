@@ -9,7 +9,7 @@ use crate::definition::{Definition, Kind};
 pub const HISTORY: usize = 8;
 
 /// A moment: both clocks are read once per wake-up and handed to the core.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moment {
     /// CLOCK_BOOTTIME in milliseconds. All waiting is done by this one.
     pub boot_ms: u64,
@@ -62,7 +62,7 @@ pub enum State {
 }
 
 /// The means of a stop, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// The definition's stop signal.
@@ -72,7 +72,7 @@ pub enum Rung {
 }
 
 /// Why a workload is down.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
     /// It was made and not started yet.
@@ -90,7 +90,7 @@ pub enum Why {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It exited with this code.
@@ -110,7 +110,7 @@ pub enum Cause {
 }
 
 /// Why a start failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StartFailure {
     /// The step, such as `mount_root`.
     pub step: String,

@@ -16,6 +16,9 @@ const STEPS: std::ops::Range<usize> = 20..160;
 /// Rounds after which a node that should come to rest never will: ten times what the longest history took.
 const ROUNDS: usize = 4_000;
 
+/// A crash before one step of so many: one or two in a history.
+const CRASHES: usize = 64;
+
 /// What came of a history.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ended {
@@ -46,6 +49,8 @@ enum Replaced {
     Never,
     Before(usize),
     AtEveryStep,
+    /// By one that follows a crash, before one step of every few.
+    AfterCrashes,
 }
 
 thread_local! {
@@ -90,6 +95,15 @@ pub fn records(seed: u64) -> Vec<u8> {
     play(seed, Replaced::Never, Keep::Records).1.records
 }
 
+/// Plays the history with crashes of PID 1 in it. It need not decide the same, but everything must hold as ever.
+///
+/// # Errors
+/// The first thing that did not hold.
+pub fn run_crashed(seed: u64) -> Result<Ended, Failure> {
+    let ended = play(seed, Replaced::AfterCrashes, Keep::Nothing).0;
+    ended.map_err(|failure| Failure { what: format!("with crashes of PID 1: {}", failure.what), ..failure })
+}
+
 /// Every event and decision of the history in words, and how it came out.
 pub fn story(seed: u64) -> (Vec<String>, Result<Ended, Failure>) {
     let (ended, kept) = play(seed, Replaced::Never, Keep::Story);
@@ -130,9 +144,13 @@ fn play(seed: u64, replaced: Replaced, keep: Keep) -> (Result<Ended, Failure>, K
         if boots_quietly {
             settle(&mut world);
         }
+        let mut crashes = Chance::new(!seed);
         for step in 0..steps {
             if replaced == Replaced::AtEveryStep || replaced == Replaced::Before(step) {
                 replace(&mut world);
+            }
+            if replaced == Replaced::AfterCrashes && crashes.one_in(CRASHES) {
+                world.crash();
             }
             happen(&mut world, faults);
             if world.broken.is_some() {

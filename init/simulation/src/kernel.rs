@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use byre_core::{Event, ExecId, ExitStatus, LaunchOutcome, Subject};
+use byre_core::{Alive, Event, ExecId, ExitStatus, LaunchOutcome, Subject};
 use byre_plan::WorkloadId;
 use byre_protocol::status::StartFailure;
 
@@ -100,6 +100,26 @@ impl Kernel {
                 *count = count.saturating_add(1);
             }
         }
+    }
+
+    /// PID 1 has crashed: whatever lay in the cgroup of launch children is killed, and so are exec sessions. Returns what is left.
+    pub(crate) fn pid1_crashed(&mut self) -> BTreeMap<WorkloadId, Alive> {
+        self.sessions.clear();
+        self.removals.clear();
+        let mut alive = BTreeMap::new();
+        for (id, live) in &mut self.live {
+            if live.first == First::Launching {
+                live.first = First::Ended;
+            }
+            alive.insert(
+                *id,
+                match live.first {
+                    First::Running | First::Dying(_) => Alive::Process { run: live.run },
+                    First::Launching | First::Ended => Alive::Others,
+                },
+            );
+        }
+        alive
     }
 
     pub(crate) fn running(&self) -> Vec<WorkloadId> {

@@ -10,6 +10,8 @@ use clap::Parser;
 const FAILURES: usize = 20;
 /// Every how many-th history is played a second time with PID 1 replaced on the way.
 const CUT_EVERY: u64 = 8;
+/// Every how many-th history, beside those, is played with crashes of PID 1.
+const CRASH_EVERY: u64 = 4;
 
 /// Plays histories of PID 1's decisions and checks what must hold.
 #[derive(Parser)]
@@ -30,6 +32,7 @@ struct Totals {
     events: AtomicU64,
     shutdowns: AtomicU64,
     cuts: AtomicU64,
+    crashes: AtomicU64,
     failed: AtomicU64,
     failures: Mutex<Vec<Failure>>,
 }
@@ -57,7 +60,8 @@ fn main() -> std::process::ExitCode {
                     if number >= args.histories {
                         return;
                     }
-                    play(args.seed.wrapping_add(number), number.is_multiple_of(CUT_EVERY), &totals);
+                    let way = Way::of(number);
+                    play(args.seed.wrapping_add(number), way, &totals);
                 }
             });
         }
@@ -74,15 +78,45 @@ fn main() -> std::process::ExitCode {
         "events": totals.events.into_inner(),
         "shutdowns": totals.shutdowns.into_inner(),
         "cuts": totals.cuts.into_inner(),
+        "crashes": totals.crashes.into_inner(),
         "seeds": failures.iter().map(|failure| failure.seed).collect::<Vec<_>>(),
     });
     println!("{summary}");
     if failed == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }
 
-fn play(seed: u64, with_cut: bool, totals: &Totals) {
-    let played = if with_cut { byre_simulation::run_replaced(seed) } else { byre_simulation::run(seed) };
-    totals.cuts.fetch_add(u64::from(with_cut), Ordering::Relaxed);
+/// How a history is played.
+#[derive(Clone, Copy)]
+enum Way {
+    Whole,
+    Cut,
+    Crashed,
+}
+
+impl Way {
+    fn of(number: u64) -> Self {
+        if number.is_multiple_of(CUT_EVERY) {
+            Self::Cut
+        } else if number.is_multiple_of(CRASH_EVERY) {
+            Self::Crashed
+        } else {
+            Self::Whole
+        }
+    }
+}
+
+fn play(seed: u64, way: Way, totals: &Totals) {
+    let played = match way {
+        Way::Whole => byre_simulation::run(seed),
+        Way::Cut => {
+            totals.cuts.fetch_add(1, Ordering::Relaxed);
+            byre_simulation::run_replaced(seed)
+        }
+        Way::Crashed => {
+            totals.crashes.fetch_add(1, Ordering::Relaxed);
+            byre_simulation::run_crashed(seed)
+        }
+    };
     match played {
         Ok(ended) => {
             totals.events.fetch_add(ended.events, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use byre_core::{Action, CallContext, ChannelId, Core, Event, ExitStatus};
+use byre_core::{Action, CallContext, ChannelId, Core, Event, ExitStatus, Rescued};
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Call, FromInit, Notice, Reply, Request};
 use byre_protocol::definition::{Grant, ReadyWhen, Role};
@@ -89,6 +89,19 @@ impl<'a> World<'a> {
         self.recent.clear();
         self.now.boot_ms = 2_000;
         self.boot();
+    }
+
+    /// PID 1 crashes and begins anew: its mind, what was on its way to it and every channel are gone; its records and the kernel are not.
+    pub(crate) fn crash(&mut self) {
+        let records = self.core.workloads().filter_map(|workload| self.core.record_of(workload.id()).ok()).collect();
+        let (policy, ending) = (self.definitions.boot().policy, self.core.ending());
+        let alive = self.kernel.pid1_crashed();
+        self.core = Core::new();
+        self.peers.open.clear();
+        self.queue.clear();
+        self.held.clear();
+        self.recent.clear();
+        self.tell(Event::Rescued(Box::new(Rescued { policy, records, alive, strays: Vec::new(), ending })));
     }
 
     pub(crate) fn container(&mut self, text: &str) -> byre_protocol::definition::Definition {

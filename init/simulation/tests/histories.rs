@@ -26,6 +26,15 @@ fn a_replacement_at_any_moment_changes_nothing() {
 }
 
 #[test]
+fn crashes_of_pid1_lose_nothing() {
+    for seed in 0..SHARE {
+        if let Err(failure) = byre_simulation::run_crashed(seed) {
+            panic!("{failure}");
+        }
+    }
+}
+
+#[test]
 fn damaged_records_are_refused_or_are_records() {
     for seed in 0..SHARE / 60 {
         let whole = byre_simulation::records(seed);
@@ -46,7 +55,7 @@ fn damaged_records_are_refused_or_are_records() {
 fn histories_that_failed_once_hold() {
     let seeds = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     for seed in seeds.map(|line| line.split_whitespace().next().unwrap().parse().unwrap()) {
-        if let Err(failure) = byre_simulation::run(seed) {
+        if let Err(failure) = byre_simulation::run(seed).and_then(|_| byre_simulation::run_crashed(seed)) {
             panic!("{failure}");
         }
     }
