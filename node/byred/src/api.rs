@@ -11,13 +11,7 @@ use byre_sandbox::{Descriptors, Notifier, profiles};
 pub(crate) enum ApiError {
     /// Its start failed.
     #[error(transparent)]
-    Descriptors(#[from] byre_sandbox::DescriptorError),
-    /// Its start failed.
-    #[error(transparent)]
-    Notify(#[from] byre_sandbox::notify::NotifyError),
-    /// Its start failed.
-    #[error(transparent)]
-    Seal(#[from] byre_sandbox::SealError),
+    Start(#[from] byre_sandbox::StartError),
     /// Its start failed.
     #[error("SIGTERM cannot be waited for: {0}")]
     Termination(#[from] rustix::io::Errno),

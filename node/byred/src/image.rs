@@ -37,13 +37,7 @@ const LIST_BYTES: usize = MESSAGE_BYTES - 1024;
 pub(crate) enum ImageError {
     /// Its start failed.
     #[error(transparent)]
-    Descriptors(#[from] byre_sandbox::DescriptorError),
-    /// Its start failed.
-    #[error(transparent)]
-    Notify(#[from] byre_sandbox::notify::NotifyError),
-    /// Its start failed.
-    #[error(transparent)]
-    Seal(#[from] byre_sandbox::SealError),
+    Start(#[from] byre_sandbox::StartError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),

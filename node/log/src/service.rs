@@ -49,13 +49,7 @@ const FIRST_TOKEN: u64 = 16;
 pub enum LogError {
     /// Its start failed.
     #[error(transparent)]
-    Descriptors(#[from] byre_sandbox::DescriptorError),
-    /// Its start failed.
-    #[error(transparent)]
-    Notify(#[from] byre_sandbox::notify::NotifyError),
-    /// Its start failed.
-    #[error(transparent)]
-    Seal(#[from] byre_sandbox::SealError),
+    Start(#[from] byre_sandbox::StartError),
     /// /dev/null is needed to throw bytes away.
     #[error("/dev/null: {0}")]
     Null(io::Error),

@@ -23,14 +23,13 @@ use dhcp::wire::{self, LEASE_MAXIMUM_S, LEASE_MINIMUM_S, ReplyKind};
 /// # Errors
 /// As [`serve`], and when the sandbox cannot be entered.
 pub fn run() -> Result<(), ServiceError> {
-    let sandbox = |error: &dyn std::fmt::Display| ServiceError::Sandbox(error.to_string());
-    let notifier = byre_sandbox::Notifier::from_environment().map_err(|error| sandbox(&error))?;
+    let notifier = byre_sandbox::Notifier::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         prepare();
-        byre_sandbox::seal(&byre_sandbox::profiles::NET).map_err(|error| sandbox(&error))?;
-        let ready = move || notifier.ready().map_err(|error| ServiceError::Sandbox(error.to_string()));
+        byre_sandbox::seal(&byre_sandbox::profiles::NET)?;
+        let ready = move || Ok(notifier.ready()?);
         let stop = async move {
             end.recv().await;
         };

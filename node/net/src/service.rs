@@ -77,8 +77,8 @@ pub enum ServiceError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// The sandbox could not be entered, or PID 1 not be told.
-    #[error("{0}")]
-    Sandbox(String),
+    #[error(transparent)]
+    Sandbox(#[from] byre_sandbox::StartError),
 }
 
 /// An answer on its way to the loop.

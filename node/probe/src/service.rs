@@ -31,13 +31,7 @@ const INTERVAL_MS: std::ops::RangeInclusive<u64> = 50..=3_600_000;
 pub enum ProbeError {
     /// Its start failed.
     #[error(transparent)]
-    Descriptors(#[from] byre_sandbox::DescriptorError),
-    /// Its start failed.
-    #[error(transparent)]
-    Notify(#[from] byre_sandbox::notify::NotifyError),
-    /// Its start failed.
-    #[error(transparent)]
-    Seal(#[from] byre_sandbox::SealError),
+    Start(#[from] byre_sandbox::StartError),
     /// Its own network namespace cannot be opened.
     #[error("/proc/thread-self/ns/net: {0}")]
     Home(Errno),

@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::sys;
+use crate::{StartError, sys};
 
 /// Descriptors that a service may be given: a control channel and a few listeners.
 pub const DESCRIPTORS: usize = 16;
@@ -54,7 +54,7 @@ impl Descriptors {
     ///
     /// # Errors
     /// If the variables are malformed or a descriptor is not open. Without `LISTEN_FDS` there are none, which is no error.
-    pub fn from_environment() -> Result<Self, DescriptorError> {
+    pub fn from_environment() -> Result<Self, StartError> {
         let variable = |name: &str| std::env::var(name).ok();
         let process = std::process::id();
         let names = named(variable("LISTEN_PID"), variable("LISTEN_FDS"), variable("LISTEN_FDNAMES"), process)?;
@@ -70,8 +70,8 @@ impl Descriptors {
     ///
     /// # Errors
     /// [`DescriptorError::Missing`].
-    pub fn take(&mut self, name: &str) -> Result<OwnedFd, DescriptorError> {
-        self.take_if_given(name).ok_or_else(|| DescriptorError::Missing(name.to_owned()))
+    pub fn take(&mut self, name: &str) -> Result<OwnedFd, StartError> {
+        Ok(self.take_if_given(name).ok_or_else(|| DescriptorError::Missing(name.to_owned()))?)
     }
 
     /// Takes one by its name, if it was handed over.

@@ -6,7 +6,7 @@ use byre_plan::seccomp::{self, Action, ArgumentTest, Comparison, CompileError, I
 use rustix::io::Errno;
 
 use crate::profile::{Condition, Profile, Rule, Verdict};
-use crate::sys;
+use crate::{StartError, sys};
 
 /// Why a service could not be sealed. It must then not go on.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +33,10 @@ pub enum SealError {
 ///
 /// # Errors
 /// If the kernel refuses the filter.
-pub fn seal(profile: &Profile) -> Result<(), SealError> {
+pub fn seal(profile: &Profile) -> Result<(), StartError> {
     let program = compile(profile).map_err(|source| SealError::Profile { name: profile.name, source })?;
-    sys::install_filter(&program).map_err(|errno| SealError::Kernel { name: profile.name, errno })
+    sys::install_filter(&program).map_err(|errno| SealError::Kernel { name: profile.name, errno })?;
+    Ok(())
 }
 
 /// The program of a profile.

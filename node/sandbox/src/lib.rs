@@ -15,8 +15,20 @@ pub mod stream;
 mod sys;
 
 pub use channel::Channel;
-pub use descriptors::{DescriptorError, Descriptors};
-pub use filter::{SealError, seal};
+pub use descriptors::Descriptors;
+pub use filter::seal;
 pub use notify::Notifier;
 pub use profile::{Condition, Group, Profile, Rule};
 pub use sys::{Termination, termination};
+
+/// Why a service cannot start. It ends with this, and PID 1 starts it anew.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub enum StartError {
+    /// It was not handed what it needs.
+    Descriptors(#[from] descriptors::DescriptorError),
+    /// It cannot say that it is ready.
+    Notify(#[from] notify::NotifyError),
+    /// It cannot lock itself in, so it must not go on.
+    Seal(#[from] filter::SealError),
+}

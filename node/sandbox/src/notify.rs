@@ -5,6 +5,8 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use crate::StartError;
+
 /// Why PID 1 could not be told.
 #[derive(Debug, thiserror::Error)]
 #[error("NOTIFY_SOCKET {path}: {source}")]
@@ -26,7 +28,7 @@ impl Notifier {
     ///
     /// # Errors
     /// If it cannot be connected.
-    pub fn from_environment() -> Result<Self, NotifyError> {
+    pub fn from_environment() -> Result<Self, StartError> {
         let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return Ok(Self::default()) };
         let open = || {
             let socket = UnixDatagram::unbound()?;
@@ -38,7 +40,7 @@ impl Notifier {
         };
         match open() {
             Ok(socket) => Ok(Self { socket: Some((socket, path)) }),
-            Err(source) => Err(NotifyError { path, source }),
+            Err(source) => Err(NotifyError { path, source }.into()),
         }
     }
 
@@ -46,11 +48,11 @@ impl Notifier {
     ///
     /// # Errors
     /// If the datagram cannot be sent.
-    pub fn ready(&self) -> Result<(), NotifyError> {
+    pub fn ready(&self) -> Result<(), StartError> {
         let Some((socket, path)) = &self.socket else { return Ok(()) };
         rustix::io::write(socket, b"READY=1\n")
-            .map(drop)
-            .map_err(|errno| NotifyError { path: path.clone(), source: errno.into() })
+            .map_err(|errno| NotifyError { path: path.clone(), source: errno.into() })?;
+        Ok(())
     }
 }
 

@@ -30,13 +30,7 @@ const BATCH: usize = 64;
 pub enum StateError {
     /// Its start failed.
     #[error(transparent)]
-    Descriptors(#[from] byre_sandbox::DescriptorError),
-    /// Its start failed.
-    #[error(transparent)]
-    Notify(#[from] byre_sandbox::notify::NotifyError),
-    /// Its start failed.
-    #[error(transparent)]
-    Seal(#[from] byre_sandbox::SealError),
+    Start(#[from] byre_sandbox::StartError),
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),

@@ -28,13 +28,7 @@ const CLIENT_TIME: Duration = Duration::from_secs(2);
 pub enum StatsError {
     /// Its start failed.
     #[error(transparent)]
-    Descriptors(#[from] byre_sandbox::DescriptorError),
-    /// Its start failed.
-    #[error(transparent)]
-    Notify(#[from] byre_sandbox::notify::NotifyError),
-    /// Its start failed.
-    #[error(transparent)]
-    Seal(#[from] byre_sandbox::SealError),
+    Start(#[from] byre_sandbox::StartError),
     /// The cgroup tree is not there.
     #[error("{CGROUPS}: {0}")]
     Cgroups(Errno),
