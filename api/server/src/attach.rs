@@ -23,6 +23,7 @@ use crate::control::ControlError;
 use crate::descriptor::Descriptor;
 use crate::gate::Peer;
 use crate::peers::Peer as Service;
+use crate::session::{self, Input};
 use crate::workloads::{Answers, end_of_run};
 use crate::{convert, logs, spec};
 
@@ -195,64 +196,33 @@ async fn serve(
 ) {
     let ready = told(Told::Ready(proto::AttachReady { terminal: session.terminal }));
     let _ = answers.send(Ok(ready)).await;
-    let input = session.input.take();
-    let typing = input_loop(backend, session.id, messages, input, session.terminal);
-    let ending = output_loop(backend, &mut session, answers);
-    tokio::pin!(typing, ending);
-    let mut typed = false;
-    let result = loop {
-        tokio::select! {
-            gone = &mut typing, if !typed => match gone {
-                Ok(()) => typed = true,
-                Err(status) => break Err(status),
-            },
-            result = &mut ending => break result,
-        }
-    };
+    let input = Input::new(session.input.take().map(Arc::new), session.terminal);
+    let typing = input_loop(backend, session.id, messages, input);
+    let result = session::until_end(typing, output_loop(backend, &mut session, answers)).await;
     let last = match result {
-        Ok(run) => {
-            let exit = convert::exit(&run.cause);
-            entry.end((Code::Ok, &format!("exit code {}", exit.code)));
-            Ok(told(Told::Exit(exit)))
-        }
-        Err(status) => {
-            entry.end((status.code(), status.message()));
-            Err(status)
-        }
+        Ok(run) => session::last(Ok(&run.cause), entry),
+        Err(status) => session::last(Err(status), entry),
     };
-    let _ = answers.send(last).await;
+    let _ = answers.send(last.map(|exit| told(Told::Exit(exit)))).await;
 }
 
-/// Passes input on until the client closes its side. Input that the container does not read any more is dropped, as by a terminal.
+/// Passes input on until the client closes its side.
 async fn input_loop(
     backend: &Backend,
     id: WorkloadId,
     mut messages: Streaming<proto::AttachRequest>,
-    mut input: Option<Descriptor>,
-    terminal: bool,
+    mut input: Input,
 ) -> Result<(), Status> {
     while let Some(message) = messages.message().await? {
         match message.message {
-            Some(Asked::Stdin(bytes)) => {
-                if let Some(descriptor) = &input
-                    && descriptor.write_all(&bytes).await.is_err()
-                {
-                    input = None;
-                }
-            }
-            // Only a pipe can be closed; a terminal's end of input is a character.
-            Some(Asked::StdinClosed(_)) if terminal => {}
+            Some(Asked::Stdin(bytes)) => input.write(&bytes).await,
             Some(Asked::StdinClosed(_)) => {
-                if input.take().is_some() {
+                if input.close() {
                     // PID 1 holds the other writing end, so that a client may come back; it has gone if the container has.
                     let _ = backend.control.call(Request::CloseInput { target: Target::Id(id) }).await;
                 }
             }
-            Some(Asked::Resize(size)) => {
-                if let Some(descriptor) = input.as_ref().filter(|_| terminal) {
-                    let _ = descriptor.resize(spec::terminal_size(Some(&size)));
-                }
-            }
+            Some(Asked::Resize(size)) => input.resize(&size),
             Some(Asked::Start(_)) | None => {
                 return Err(Status::invalid_argument("an attach has one start, and then input and sizes"));
             }

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::*;
 
 struct Init {
-    socket: OwnedFd,
+    socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
 }
 
@@ -19,23 +19,27 @@ impl Init {
     fn pair() -> (Control, Self) {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        (Control::new(ours).unwrap(), Self { socket: theirs, buffer: vec![0; MESSAGE_BYTES] })
+        (
+            Control::new(ours).unwrap(),
+            Self {
+                socket: crate::readiness::register(theirs, Interest::READABLE).unwrap(),
+                buffer: vec![0; MESSAGE_BYTES],
+            },
+        )
     }
 
     async fn hears(&mut self) -> (Call, usize) {
-        loop {
-            match frame::receive(self.socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT) {
-                Ok((length, descriptors)) => {
-                    return (frame::decode(&self.buffer[..length]).unwrap(), descriptors.len());
-                }
-                Err(FrameError::Socket(Errno::AGAIN)) => tokio::time::sleep(Duration::from_millis(1)).await,
-                Err(error) => panic!("{error}"),
-            }
-        }
+        let buffer = &mut self.buffer;
+        let received = self.socket.async_io(Interest::READABLE, |socket| {
+            frame::receive(socket.as_fd(), buffer, RecvFlags::DONTWAIT).map_err(into_io)
+        });
+        let (length, descriptors) = received.await.unwrap();
+        (frame::decode(&self.buffer[..length]).unwrap(), descriptors.len())
     }
 
     fn says(&self, message: &FromInit, descriptors: &[BorrowedFd<'_>]) {
-        frame::send(self.socket.as_fd(), &frame::encode(message).unwrap(), descriptors, SendFlags::empty()).unwrap();
+        frame::send(self.socket.get_ref().as_fd(), &frame::encode(message).unwrap(), descriptors, SendFlags::empty())
+            .unwrap();
     }
 
     fn answers(&self, sequence: u64, reply: Reply) {

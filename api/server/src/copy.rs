@@ -7,7 +7,7 @@ use byre_protocol::status::{Cause, Detail};
 use futures::stream::try_unfold;
 use tonic::{Status, Streaming};
 
-use crate::audit::{Change, Entry};
+use crate::audit::Change;
 use crate::backend::SharedBackend;
 use crate::exec::{PIECE_BYTES, Session};
 use crate::gate::Peer;
@@ -88,16 +88,7 @@ pub(crate) async fn copy_in(
             }
         }
         drop(stdin);
-        match session.end().await? {
-            Cause::Code(0) => Ok(proto::CopyInResponse {}),
-            cause @ (Cause::Code(_)
-            | Cause::Signal(_)
-            | Cause::OutOfMemory
-            | Cause::StartFailed(_)
-            | Cause::NotReady
-            | Cause::Dependency(_)
-            | Cause::Interrupted) => Err(complaint(&cause, &complaint_text(&session))),
-        }
+        ended_well(&mut session).await.map(|()| proto::CopyInResponse {})
     };
     let result = copy.await;
     entry.done(result).await
@@ -136,12 +127,14 @@ pub(crate) async fn copy_out(
             let response = proto::CopyOutResponse { tar: buffer.into() };
             return Ok(Some((response, Some((session, entry)))));
         }
-        finish(&mut session, entry).await.map(|()| None)
+        let result = ended_well(&mut session).await;
+        entry.done(result).await.map(|()| None)
     })))
 }
 
-async fn finish(session: &mut Session, entry: Entry) -> Result<(), Status> {
-    let result = match session.end().await? {
+/// Waits for the helper's end, and turns its complaint into an error.
+async fn ended_well(session: &mut Session) -> Result<(), Status> {
+    match session.end().await? {
         Cause::Code(0) => Ok(()),
         cause @ (Cause::Code(_)
         | Cause::Signal(_)
@@ -150,6 +143,5 @@ async fn finish(session: &mut Session, entry: Entry) -> Result<(), Status> {
         | Cause::NotReady
         | Cause::Dependency(_)
         | Cause::Interrupted) => Err(complaint(&cause, &complaint_text(session))),
-    };
-    entry.done(result).await
+    }
 }

@@ -23,8 +23,9 @@ use crate::backend::{Backend, SharedBackend};
 use crate::control::{Control, ControlError};
 use crate::descriptor::{Descriptor, pipe};
 use crate::gate::Peer;
+use crate::session::{self, Input};
+use crate::spec;
 use crate::workloads::Answers;
-use crate::{convert, spec};
 
 /// Bytes of output read at once, and in one message.
 pub(crate) const PIECE_BYTES: usize = 32 * 1024;
@@ -255,57 +256,28 @@ async fn serve(
 ) {
     let _ = answers.send(Ok(told(Told::Ready(proto::ExecReady {})))).await;
     let (control, exec) = (session.control.clone(), session.exec);
-    let typing = input_loop(messages, session.stdin.take(), session.terminal.clone(), control, exec);
-    let ending = output_loop(&mut session, answers);
-    tokio::pin!(typing, ending);
-    let mut typed = false;
-    let result = loop {
-        tokio::select! {
-            gone = &mut typing, if !typed => match gone {
-                Ok(()) => typed = true,
-                Err(status) => break Err(status),
-            },
-            result = &mut ending => break result,
-        }
-    };
+    let input = Input::new(session.stdin.take(), session.terminal.is_some());
+    let typing = input_loop(messages, input, control, exec);
+    let result = session::until_end(typing, output_loop(&mut session, answers)).await;
     let last = match result {
-        Ok(cause) => {
-            let exit = convert::exit(&cause);
-            entry.end((Code::Ok, &format!("exit code {}", exit.code)));
-            Ok(told(Told::Exit(exit)))
-        }
-        Err(status) => {
-            entry.end((status.code(), status.message()));
-            Err(status)
-        }
+        Ok(cause) => session::last(Ok(&cause), entry),
+        Err(status) => session::last(Err(status), entry),
     };
-    let _ = answers.send(last).await;
+    let _ = answers.send(last.map(|exit| told(Told::Exit(exit)))).await;
 }
 
 /// Passes input on until the client closes its side. An error is a client that is gone.
 async fn input_loop(
     mut messages: Streaming<proto::ExecRequest>,
-    mut stdin: Option<Arc<Descriptor>>,
-    terminal: Option<Arc<Descriptor>>,
+    mut input: Input,
     control: Control,
     exec: u64,
 ) -> Result<(), Status> {
     while let Some(message) = messages.message().await? {
         match message.message {
-            Some(Asked::Stdin(bytes)) => {
-                if let Some(descriptor) = &stdin
-                    && descriptor.write_all(&bytes).await.is_err()
-                {
-                    stdin = None;
-                }
-            }
-            // Only a pipe can be closed; a terminal's end of input is a character.
-            Some(Asked::StdinClosed(_)) => stdin = stdin.filter(|_| terminal.is_some()),
-            Some(Asked::Resize(size)) => {
-                if let Some(terminal) = &terminal {
-                    let _ = terminal.resize(spec::terminal_size(Some(&size)));
-                }
-            }
+            Some(Asked::Stdin(bytes)) => input.write(&bytes).await,
+            Some(Asked::StdinClosed(_)) => drop(input.close()),
+            Some(Asked::Resize(size)) => input.resize(&size),
             Some(Asked::Signal(name)) => {
                 let signal = spec::signal_number(&name)?;
                 control.call(Request::KillExec { exec, signal }).await?;

@@ -27,6 +27,7 @@ mod peers;
 mod readiness;
 mod say;
 mod server;
+mod session;
 mod spec;
 mod tls;
 mod workloads;
