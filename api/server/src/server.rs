@@ -164,15 +164,16 @@ pub async fn serve(options: Options) -> Result<(), Error> {
     let identity = IdentityService { tls: tls.clone(), join_token: config.join_token, audit };
 
     let (accepted, connections) = mpsc::channel(ACCEPTED);
+    let (failure, mut failed) = mpsc::channel(1);
     if let Some(unix) = options.unix {
-        tokio::spawn(reported("unix socket", listen::unix(unix, accepted.clone())));
+        tokio::spawn(reported("unix socket", listen::unix(unix, accepted.clone()), failure.clone()));
     }
     match (options.tcp, tls) {
         (Some(tcp), Some(tls)) => {
             if !tls.serving().joined {
                 say("this node has no certificate yet: only the Identity service is served over TCP");
             }
-            tokio::spawn(reported("TCP socket", listen::tcp(tcp, tls, accepted.clone())));
+            tokio::spawn(reported("TCP socket", listen::tcp(tcp, tls, accepted.clone()), failure));
         }
         (Some(_), None) => say("no authority is configured: nothing is served over TCP"),
         (None, _) => {}
@@ -184,6 +185,7 @@ pub async fn serve(options: Options) -> Result<(), Error> {
     let server = serve_connections(backend, identity, options.facts, connections, ended, options.ready);
     tokio::select! {
         error = reading => Err(Error::Control(error)),
+        Some(error) = failed.recv() => Err(error),
         result = server => result,
         result = told_to_end(options.termination, end) => result,
     }
@@ -205,9 +207,15 @@ async fn told_to_end(termination: Option<OwnedFd>, end: oneshot::Sender<()>) -> 
     Ok(())
 }
 
-async fn reported(what: &'static str, listening: impl Future<Output = std::io::Result<()>>) {
+/// A listener that fails ends the service: PID 1 starts it anew, and keeps the listening socket meanwhile.
+async fn reported(
+    what: &'static str,
+    listening: impl Future<Output = std::io::Result<()>>,
+    failure: mpsc::Sender<Error>,
+) {
     if let Err(error) = listening.await {
-        say(&format!("{what}: {error}"));
+        // Nobody takes it if the service ends already.
+        let _ = failure.send(Error::Descriptor(what, error)).await;
     }
 }
 
