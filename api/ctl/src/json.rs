@@ -179,7 +179,6 @@ pub(crate) fn image(image: &Image) -> Value {
 pub(crate) fn version(version: &VersionResponse) -> Value {
     json!({
         "os_version": version.os_version,
-        "install_number": version.install_number,
         "slot": version.slot,
         "kernel": version.kernel,
         "api": version.api,

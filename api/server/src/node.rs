@@ -32,8 +32,6 @@ const SHUTDOWN: Change = Change { method: "Node/Shutdown", frees_space: true };
 pub struct NodeVersion {
     /// Version of the system.
     pub os_version: String,
-    /// Rises with every installation on this machine.
-    pub install_number: u64,
     /// The running slot.
     pub slot: String,
     /// Kernel release.
@@ -105,7 +103,6 @@ impl NodeService {
 fn version(version: NodeVersion) -> proto::VersionResponse {
     proto::VersionResponse {
         os_version: version.os_version,
-        install_number: version.install_number,
         slot: version.slot,
         kernel: version.kernel,
         api: "byre.node.v1".into(),

@@ -23,8 +23,6 @@ pub(crate) struct BootFacts {
     pub(crate) data_partition: String,
     /// Verity root hash in hexadecimal digits.
     pub(crate) root_hash: String,
-    /// Rises with every installed release.
-    pub(crate) install: u64,
 }
 
 impl BootFacts {
@@ -33,9 +31,6 @@ impl BootFacts {
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
         let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let root_hash = cmdline.split_ascii_whitespace().find_map(|word| word.strip_prefix("byre.root="));
-        let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-        let install =
-            release.lines().find_map(|line| line.strip_prefix("BYRE_INSTALL=")).map(|value| value.trim_matches('"'));
         Self {
             slot: variable("BYRE_SLOT"),
             disk: variable("BYRE_DISK"),
@@ -43,7 +38,6 @@ impl BootFacts {
             state_partition: variable("BYRE_STATE_PARTITION"),
             data_partition: variable("BYRE_DATA_PARTITION"),
             root_hash: root_hash.unwrap_or_default().to_owned(),
-            install: install.and_then(|value| value.parse().ok()).unwrap_or(0),
         }
     }
 

@@ -68,7 +68,6 @@ impl FactsSource for Facts {
         let facts = self.0.facts();
         NodeVersion {
             os_version: facts.os.version.unwrap_or_default(),
-            install_number: facts.os.install.unwrap_or_default(),
             slot: facts.os.slot.unwrap_or_default(),
             kernel: facts.kernel.release,
             root_hash: facts.os.root_hash.unwrap_or_default(),

@@ -19,7 +19,6 @@ const VERITY_UUID: &str = "CRYPT-VERITY-";
 struct Boot {
     slot: Option<String>,
     root_hash: Option<String>,
-    install: Option<u64>,
     disk: Option<String>,
 }
 
@@ -57,7 +56,6 @@ pub(crate) fn operating_system(root: &Root) -> OperatingSystem {
         name: assigned(&release, "PRETTY_NAME"),
         slot: known(boot.slot),
         root_hash: known(boot.root_hash),
-        install: boot.install,
         disk: known(boot.disk),
     }
 }
@@ -122,10 +120,10 @@ mod tests {
             std::fs::write(directory.path().join("boot.json"), broken).expect("a file");
             assert_eq!(operating_system(&root).slot, None);
         }
-        let record = r#"{"slot":"a","root_hash":"00ff","install":7,"disk":"vda","new":true}"#;
+        let record = r#"{"slot":"a","root_hash":"00ff","disk":"vda","new":true}"#;
         std::fs::write(directory.path().join("boot.json"), record).expect("a file");
         let os = operating_system(&root);
-        assert_eq!((os.slot.as_deref(), os.install, os.version.as_deref()), (Some("a"), Some(7), Some("0.1.0")));
+        assert_eq!((os.slot.as_deref(), os.version.as_deref()), (Some("a"), Some("0.1.0")));
     }
 
     #[test]

@@ -281,8 +281,6 @@ record! {
         slot: Option<String>,
         /// Root hash of the slot.
         root_hash: Option<String>,
-        /// Install number of the slot.
-        install: Option<u64>,
         /// Disk that was booted.
         disk: Option<String>,
     }

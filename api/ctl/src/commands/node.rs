@@ -35,7 +35,7 @@ fn describe(node: &GetNodeResponse, up: Option<String>) -> Vec<(&'static str, St
     let mut lines = vec![
         ("Name", node.hostname.clone()),
         ("Machine", node.machine_id.clone()),
-        ("System", format!("Byre {} (slot {}, install {})", version.os_version, version.slot, version.install_number)),
+        ("System", format!("Byre {} (slot {})", version.os_version, version.slot)),
         ("Kernel", version.kernel),
         ("Processors", format!("{} ({} for workloads)", node.processors, cpus(node.cpu_allocatable_millis))),
         ("Memory", format!("{} ({} for workloads)", size(node.memory_bytes), size(node.memory_allocatable_bytes))),
@@ -69,12 +69,10 @@ pub(super) async fn version(connect: impl AsyncFn() -> Result<Node, Failure>, ou
     if output.json() {
         return Ok(());
     }
-    let install = server.install_number.to_string();
     let lines = [
         ("Server", server.os_version.as_str()),
         ("API", server.api.as_str()),
         ("Slot", server.slot.as_str()),
-        ("Install", install.as_str()),
         ("Kernel", server.kernel.as_str()),
         ("Root hash", server.root_hash.as_str()),
     ];
@@ -119,7 +117,6 @@ mod tests {
             version: Some(VersionResponse {
                 os_version: "0.1.0".into(),
                 slot: "a".into(),
-                install_number: 1,
                 kernel: "6.12".into(),
                 ..VersionResponse::default()
             }),
@@ -134,7 +131,7 @@ mod tests {
         let expected = [
             "Name: byre-1",
             "Machine: ab",
-            "System: Byre 0.1.0 (slot a, install 1)",
+            "System: Byre 0.1.0 (slot a)",
             "Kernel: 6.12",
             "Processors: 2 (1.9 for workloads)",
             "Memory: 2.0GiB (1.0GiB for workloads)",
