@@ -9,6 +9,9 @@ pub const DEPENDENCIES: usize = 32;
 pub const LABELS: usize = 64;
 /// Bytes of a label's key or value.
 pub const LABEL_BYTES: usize = 4096;
+/// Bytes of one encoded definition. Whatever PID 1 tells of a workload fits a message: the definition, and beside it eight ended runs and the
+/// last, whose causes name a path of 4 KiB each.
+pub const DEFINITION_BYTES: usize = 88 * 1024;
 /// Grants of one service.
 pub const GRANTS: usize = 16;
 

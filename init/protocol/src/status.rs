@@ -157,7 +157,7 @@ pub struct Summary {
 /// Everything about one workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detail {
-    /// The list's line.
+    /// The list's line, without its labels: they are in the definition, and would not fit twice.
     pub summary: Summary,
     /// What it is.
     pub definition: Definition,
