@@ -261,7 +261,10 @@ fn only_restart(text: &str) -> Status {
 
 fn detail(answer: Answer) -> Result<Box<Detail>, Status> {
     match answer.reply {
-        Reply::Inspected(detail) => Ok(detail),
+        Reply::Inspected(mut detail) => {
+            detail.summary.labels.clone_from(&detail.definition.labels);
+            Ok(detail)
+        }
         Reply::Done
         | Reply::Created { .. }
         | Reply::Page { .. }

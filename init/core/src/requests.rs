@@ -2,7 +2,8 @@
 
 use byre_plan::{Name, Origin, Plan, Process, WorkloadId};
 use byre_protocol::control::{Call, PAGE, Refused, RefusedCode, Reply, Request, Target, WORKLOADS};
-use byre_protocol::definition::{DEPENDENCIES, Definition, Kind, LABEL_BYTES, LABELS, Role};
+use byre_protocol::definition::{DEFINITION_BYTES, DEPENDENCIES, Definition, Kind, LABEL_BYTES, LABELS, Role};
+use byre_protocol::frame;
 use byre_protocol::status::{Moment, Summary, Why};
 
 use crate::action::{Action, Attachment};
@@ -13,8 +14,6 @@ use crate::workload::{Actual, Wanted, Workload};
 
 /// Bytes of summaries in one page: well below a message's 128 KiB.
 const PAGE_BYTES: usize = 96 * 1024;
-/// Bytes that a summary takes beside its labels.
-const SUMMARY_BYTES: usize = 512;
 /// SIGKILL.
 const KILL: u8 = 9;
 
@@ -187,6 +186,12 @@ impl Core {
         {
             return invalid(format!("{name}: at most {LABELS} labels of {LABEL_BYTES} bytes each"));
         }
+        // A longer one could be neither put on disk nor shown: its caller would wait for ever.
+        if frame::encode(definition).map_or(usize::MAX, |bytes| bytes.len()) > DEFINITION_BYTES {
+            return invalid(format!(
+                "{name}: it takes more than {DEFINITION_BYTES} bytes; shorten its environment, arguments or labels"
+            ));
+        }
         if !(1..=64).contains(&definition.stop.signal) {
             return invalid(format!("{name}: stop signal {} is not 1 to 64", definition.stop.signal));
         }
@@ -345,17 +350,15 @@ impl Core {
         let mut bytes = 0_usize;
         let mut more = false;
         for (_, workload) in behind {
-            let size = workload
-                .definition
-                .labels
-                .iter()
-                .fold(SUMMARY_BYTES, |sum, (key, value)| sum.saturating_add(key.len()).saturating_add(value.len()));
+            // Labels, and twice the path that a failed start names: neither is short for sure.
+            let summary = workload.summary();
+            let size = frame::encode(&summary).map_or(PAGE_BYTES, |encoded| encoded.len());
             if page.len() >= PAGE || (bytes.saturating_add(size) > PAGE_BYTES && !page.is_empty()) {
                 more = true;
                 break;
             }
             bytes = bytes.saturating_add(size);
-            page.push(workload.summary());
+            page.push(summary);
         }
         self.answer(caller, Reply::Page { workloads: page, more }, Attachment::None);
     }

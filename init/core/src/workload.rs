@@ -266,7 +266,7 @@ impl Workload {
 
     pub(crate) fn detail(&self) -> Detail {
         Detail {
-            summary: self.summary(),
+            summary: Summary { labels: Vec::new(), ..self.summary() },
             definition: self.definition.clone(),
             id_base: self.id_base,
             history: self.history.iter().cloned().collect(),
