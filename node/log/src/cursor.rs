@@ -41,18 +41,18 @@ impl Segment {
         Ok(self.file.metadata()?.len())
     }
 
-    /// The slot whose mark speaks of this byte.
-    fn slot(&self, offset: u64, hint: u64) -> io::Result<u64> {
-        let Some(index) = &self.index else { return Ok(0) };
+    /// The slot whose mark speaks of this byte; none does where an index begins late, as a rotten one may.
+    fn slot(&self, offset: u64, hint: u64) -> io::Result<Option<u64>> {
+        let Some(index) = &self.index else { return Ok(Some(0)) };
         let speaks = |mark: Mark| mark.offset <= offset;
         // Reading goes on, so it is nearly always the same slot or the next.
         for slot in [hint, hint + 1] {
             let is_this = index.mark(slot)?.is_some_and(speaks) && !index.mark(slot + 1)?.is_some_and(speaks);
             if is_this {
-                return Ok(slot);
+                return Ok(Some(slot));
             }
         }
-        Ok(index.last_slot(speaks)?.unwrap_or(0))
+        index.last_slot(speaks)
     }
 
     fn mark(&self, slot: u64) -> io::Result<Option<Mark>> {
@@ -103,7 +103,8 @@ impl Cursor {
                 None => None,
             };
             let Some(earlier) = earlier else { return Ok(()) };
-            let end = segment.mark(earlier + 1)?.map_or(segment.length()?, |mark| mark.offset);
+            let length = segment.length()?;
+            let end = segment.mark(earlier + 1)?.map_or(length, |mark| mark.offset.min(length));
             self.position = self.position.max(segment.base + end);
         }
         Ok(())
@@ -120,10 +121,13 @@ impl Cursor {
             if self.position >= limit {
                 return Ok(None);
             }
-            if self.segment.is_none() && !self.enter(None)? {
+            let Some(segment) = &self.segment else {
+                // Entering may move the position up to the limit.
+                if self.enter(None)? {
+                    continue;
+                }
                 return Ok(None);
-            }
-            let Some(segment) = &self.segment else { return Ok(None) };
+            };
             let length = segment.length()?;
             let offset = self.position.saturating_sub(segment.base);
             if offset >= length {
@@ -133,12 +137,13 @@ impl Cursor {
                 }
                 return Ok(None);
             }
-            self.slot = segment.slot(offset, self.slot)?;
-            let mark = segment.mark(self.slot)?.unwrap_or_default();
-            let next = segment.mark(self.slot + 1)?.map_or(length, |next| next.offset.min(length));
+            let slot = segment.slot(offset, self.slot)?;
+            self.slot = slot.unwrap_or(0);
+            let mark = slot.map_or(Ok(None), |slot| segment.mark(slot))?.unwrap_or_default();
+            let next = segment.mark(slot.map_or(0, |slot| slot + 1))?.map_or(length, |next| next.offset.min(length));
             let end = next.min(limit - segment.base);
             let bytes = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(LOG_CHUNK_BYTES);
-            let lost = self.lost + if mark.offset == offset { mark.lost } else { 0 };
+            let lost = self.lost.saturating_add(if mark.offset == offset { mark.lost } else { 0 });
             let at = Moment { boot_ms: mark.boot_ms, wall_ms: mark.wall_ms };
             return Ok(Some(Piece { at, lost, bytes }));
         }
@@ -161,11 +166,12 @@ impl Cursor {
             Some(segment) => {
                 let offset = self.position.saturating_sub(segment.base);
                 let slot = segment.slot(offset, self.slot)?;
-                segment.mark(slot)?.filter(|mark| mark.offset == offset).map_or(0, |mark| mark.lost)
+                let mark = slot.map_or(Ok(None), |slot| segment.mark(slot))?;
+                mark.filter(|mark| mark.offset == offset).map_or(0, |mark| mark.lost)
             }
             None => 0,
         };
-        Ok(self.lost + at_end)
+        Ok(self.lost.saturating_add(at_end))
     }
 
     /// Opens the segment of the position, or the first one behind a given one. `false` if there is none.
@@ -177,7 +183,7 @@ impl Cursor {
             if segment.base + segment.length()? <= self.position && Some(number) != last {
                 continue;
             }
-            self.lost += segment.base.saturating_sub(self.position);
+            self.lost = self.lost.saturating_add(segment.base.saturating_sub(self.position));
             self.position = self.position.max(segment.base);
             self.segment = Some(segment);
             self.slot = 0;
@@ -218,9 +224,12 @@ impl Backward {
                 self.segment = None;
                 continue;
             }
-            let offset = self.position - segment.base;
-            let slot = segment.slot(offset - 1, 0)?;
-            let mark = segment.mark(slot)?.unwrap_or_default();
+            // Between the end of a segment and the beginning of the next nothing lies, whatever their indexes say.
+            let offset = (self.position - segment.base).min(segment.length()?);
+            self.position = segment.base + offset;
+            let Some(last) = offset.checked_sub(1) else { continue };
+            let slot = segment.slot(last, 0)?;
+            let mark = slot.map_or(Ok(None), |slot| segment.mark(slot))?.unwrap_or_default();
             let start = mark.offset.max(offset.saturating_sub(LOG_CHUNK_BYTES as u64));
             return Ok(Some((mark.wall_ms, segment.base + start)));
         }

@@ -15,6 +15,8 @@ const MARK_BYTES: u64 = 32;
 /// Bytes of the header.
 const HEADER_BYTES: u64 = 16;
 const MAGIC: [u8; 8] = *b"BYRELOG1";
+/// Highest position that is believed: no stream has as many bytes, and a file's length can be added to it.
+const POSITIONS: u64 = 1 << 62;
 /// Marks of one index. A writer of tiny pieces would otherwise make an index larger than its segment; the segment is rotated instead (2 MiB).
 pub(crate) const MARKS: u64 = 65_536;
 
@@ -83,7 +85,7 @@ impl Index {
         file.read_exact_at(&mut header, 0)?;
         let (magic, base) = header.split_at(8);
         let base = u64::from_le_bytes(base.try_into().unwrap_or_default());
-        Ok((magic == MAGIC).then_some(Self { file, base }))
+        Ok((magic == MAGIC && base <= POSITIONS).then_some(Self { file, base }))
     }
 
     /// How many marks it has.

@@ -257,7 +257,11 @@ pub(crate) fn ends(directory: &Path) -> io::Result<BTreeMap<Stream, u64>> {
 }
 
 /// Where a reader of stored output begins.
-fn beginnings(directory: &Path, since: Option<u64>, lines: Option<u64>) -> io::Result<BTreeMap<Stream, Cursor>> {
+pub(crate) fn beginnings(
+    directory: &Path,
+    since: Option<u64>,
+    lines: Option<u64>,
+) -> io::Result<BTreeMap<Stream, Cursor>> {
     let starts = match lines {
         Some(lines) => {
             let ends: Vec<(Stream, u64)> = ends(directory)?.into_iter().collect();
@@ -279,14 +283,18 @@ fn beginnings(directory: &Path, since: Option<u64>, lines: Option<u64>) -> io::R
     Ok(cursors)
 }
 
-enum Next {
+pub(crate) enum Next {
     Chunk(LogChunk),
     Wait,
     Last(LogChunk),
 }
 
 /// The oldest piece of all streams.
-fn next_chunk(directory: &Path, cursors: &mut BTreeMap<Stream, Cursor>, until: &Until) -> Result<Next, ReaderError> {
+pub(crate) fn next_chunk(
+    directory: &Path,
+    cursors: &mut BTreeMap<Stream, Cursor>,
+    until: &Until,
+) -> Result<Next, ReaderError> {
     for stream in STREAMS {
         // A stream that appeared after the call is read from its beginning.
         cursors.entry(stream).or_insert_with(|| Cursor::new(directory, stream, 0));
@@ -317,7 +325,7 @@ fn next_chunk(directory: &Path, cursors: &mut BTreeMap<Stream, Cursor>, until: &
 fn last_chunk(cursors: &BTreeMap<Stream, Cursor>) -> Result<LogChunk, ReaderError> {
     let mut lost = 0;
     for cursor in cursors.values() {
-        lost += cursor.lost_at_end()?;
+        lost = cursor.lost_at_end()?.saturating_add(lost);
     }
     let stream = if cursors.get(&Stream::Terminal).is_some_and(|cursor| cursor.position() > 0) {
         Stream::Terminal

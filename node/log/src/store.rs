@@ -201,7 +201,7 @@ impl Store {
     fn put_mark(&mut self, mut mark: Mark) -> io::Result<()> {
         let again = self.last.filter(|last| self.marks > 0 && last.offset == mark.offset);
         let slot = if again.is_some() { self.marks - 1 } else { self.marks };
-        mark.lost += again.map_or(0, |last| last.lost);
+        mark.lost = mark.lost.saturating_add(again.map_or(0, |last| last.lost));
         self.index.put(slot, mark)?;
         self.marks = slot + 1;
         self.last = Some(mark);
