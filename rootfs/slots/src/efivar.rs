@@ -27,7 +27,7 @@ pub fn text(raw: &[u8]) -> Option<String> {
 /// The vendor GUID of the firmware's own variables, as it stands in efivarfs file names.
 pub const GLOBAL_VENDOR: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
-/// Most boot options that are kept in order; firmware has about ten.
+/// Most boot options beside ours that are kept in order; firmware has about ten.
 const MAX_OPTIONS: usize = 256;
 
 /// Kept over power cycles, readable by loader and system.
@@ -67,9 +67,10 @@ pub fn boot_order_with(raw: &[u8], current: Option<u16>, options: &[u16]) -> Opt
     let order: Vec<u16> = values
         .chunks_exact(2)
         .filter_map(|pair| pair.first_chunk::<2>().map(|unit| u16::from_le_bytes(*unit)))
-        .take(MAX_OPTIONS)
+        .take(MAX_OPTIONS.saturating_add(options.len()))
         .collect();
-    let mut wanted: Vec<u16> = order.iter().copied().filter(|option| !options.contains(option)).collect();
+    let others = order.iter().copied().filter(|option| !options.contains(option));
+    let mut wanted: Vec<u16> = others.take(MAX_OPTIONS).collect();
     let place = current.and_then(|current| wanted.iter().position(|option| *option == current));
     let at = place.map_or(0, |place| place.saturating_add(1));
     let tail = wanted.split_off(at.min(wanted.len()));
@@ -111,6 +112,15 @@ mod tests {
         assert_eq!(boot_order_with(&order(&[0xbb, 1, 2]), Some(1), &[0xba, 0xbb]), Some(wanted.clone()));
         assert_eq!(boot_order_with(&wanted, Some(1), &[0xba, 0xbb]), None);
         assert_eq!(boot_order_with(&[], None, &[5]), Some(order(&[5])));
+    }
+
+    #[test]
+    fn a_very_long_order_is_written_once_too() {
+        let many: Vec<u16> = (1000..1400).collect();
+        let written = boot_order_with(&order(&many), None, &[0xba, 0xbb]).unwrap();
+        assert_eq!(boot_order_with(&written, None, &[0xba, 0xbb]), None);
+        let written = boot_order_with(&order(&many), Some(1399), &[0xba, 0xbb]).unwrap();
+        assert_eq!(boot_order_with(&written, Some(1399), &[0xba, 0xbb]), None);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub const MAX_ENTRIES: u32 = 128;
 const ENTRY_BYTES: u32 = 128;
 const HEADER_BYTES: u32 = 92;
 const ENTRY_SECTORS: u64 = 32;
+/// First sector that a partition may cover: behind the protective one, the header and the entries.
+const FIRST_USABLE: u64 = 34;
 /// Label length in UTF-16 units.
 const LABEL_UNITS: usize = 36;
 
@@ -221,7 +223,7 @@ impl Table {
             out.extend_from_slice(&HEADER_BYTES.to_le_bytes());
             out.extend_from_slice(&sum.to_le_bytes());
             out.extend_from_slice(&[0; 4]);
-            for word in [own, other, 2u64.saturating_add(ENTRY_SECTORS), last_usable(self.disk_sectors)] {
+            for word in [own, other, FIRST_USABLE, last_usable(self.disk_sectors)] {
                 out.extend_from_slice(&word.to_le_bytes());
             }
             out.extend_from_slice(&self.disk.0);
@@ -332,7 +334,9 @@ impl Header {
             entries_sum: u32_at(sector, 88)?,
         };
         let sized = u32_at(sector, 84)? == ENTRY_BYTES && (1..=MAX_ENTRIES).contains(&header.entries);
-        if u64_at(sector, 24)? != at || !sized || header.first_usable > header.last_usable {
+        // Partitions may not lie where the table itself does: a copy that was written back would be over one of them.
+        let room = header.first_usable >= FIRST_USABLE && header.first_usable <= header.last_usable;
+        if u64_at(sector, 24)? != at || !sized || !room {
             return Err(Fault::Bounds);
         }
         Ok(header)
@@ -442,6 +446,20 @@ mod tests {
         assert_eq!((grown.partitions[1].first, grown.partitions[1].last), (4096, 63487));
         assert_eq!(Table::read(disk(&grown).as_slice(), 65536).unwrap().0, grown);
         assert!(table().grown(4096).is_err());
+    }
+
+    #[test]
+    fn a_table_that_leaves_no_room_for_itself_is_refused() {
+        let mut disk = disk(&table());
+        let end = disk.len();
+        disk[end - 512..].fill(0);
+        let header = &mut disk[512..512 + HEADER_BYTES as usize];
+        header[40..48].copy_from_slice(&(FIRST_USABLE - 1).to_le_bytes());
+        header[16..20].fill(0);
+        let sum = crc32fast::hash(header);
+        header[16..20].copy_from_slice(&sum.to_le_bytes());
+        let error = Table::read(disk.as_slice(), SECTORS).unwrap_err();
+        assert!(matches!(error, GptError::None { primary: Fault::Bounds, .. }), "{error}");
     }
 
     #[test]
