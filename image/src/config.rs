@@ -76,7 +76,9 @@ impl ImageConfig {
     /// # Errors
     /// Of the JSON, in words.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let raw: RawImage = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        // All of it must be text, also what is not read here: the configuration is handed on as text.
+        let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
+        let raw: RawImage = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let rootfs = raw.rootfs.ok_or("it has no rootfs")?;
         if rootfs.kind.is_some_and(|kind| kind != "layers") {
             return Err("its rootfs is not made of layers".to_owned());
@@ -118,5 +120,9 @@ mod tests {
         assert!(config.env.is_empty() && config.user.is_empty());
         assert!(ImageConfig::parse(b"{}").is_err());
         assert!(ImageConfig::parse(b"[]").is_err());
+        assert!(
+            ImageConfig::parse(b"{\"rootfs\":{},\"x\":\"\xff\"}").is_err(),
+            "a byte that is no text, where nobody looks"
+        );
     }
 }
