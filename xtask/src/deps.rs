@@ -57,6 +57,27 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-stats",
         ],
     ),
+    // Fuzz targets: of every decoder, so of every crate that has one.
+    (
+        "byre-fuzz",
+        &[
+            "byre-api-server",
+            "byre-config",
+            "byre-core",
+            "byre-image",
+            "byre-launch",
+            "byre-log",
+            "byre-net",
+            "byre-plan",
+            "byre-probe",
+            "byre-protocol",
+            "byre-sandbox",
+            "byre-slots",
+            "byre-spec",
+            "byre-state",
+            "byre-verity",
+        ],
+    ),
     // Developer tools: they may look at libraries, never at PID 1 or a service.
     ("byre-tests", &["byre-api", "byre-rootfs-build"]),
     ("xtask", &["byre-api", "byre-image", "byre-plan", "byre-rootfs-build", "byre-spec", "byre-tests"]),

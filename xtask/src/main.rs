@@ -6,6 +6,7 @@ mod container_image;
 #[cfg(test)]
 mod deps;
 mod down;
+mod fuzz;
 mod image;
 mod packages;
 mod report;
@@ -36,6 +37,8 @@ enum Command {
     Image(image::Args),
     /// Run every test.
     Test(test::Args),
+    /// Look for inputs that break a decoder.
+    Fuzz(fuzz::Args),
     /// Measure, side by side with a peer.
     Bench(bench::Args),
     /// Play many histories of PID 1's decisions against a simulated machine.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Command::Down(args) => down::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::ContainerImage(args) => container_image::run(&args),

@@ -44,11 +44,13 @@ pub(crate) struct Row {
     note: String,
 }
 
-/// An upper bound that a row is held to.
+/// A bound that a row is held to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Goal {
     /// On `ours`, in the row's unit.
     Value(f64),
+    /// A lower one on `ours`, in the row's unit.
+    AtLeast(f64),
     /// On `ours / peer`.
     Ratio(f64),
 }
@@ -123,12 +125,13 @@ impl Row {
 
     /// Sets the goal, and whether it was met: unknown while there is no figure.
     pub(crate) fn goal(mut self, goal: Goal) -> Self {
-        let (text, figure, bound) = match goal {
-            Goal::Value(bound) => (format!("<= {bound}"), self.ours, bound),
-            Goal::Ratio(bound) => (format!("<= {bound:.2} of the peer"), self.ratio, bound),
+        let (text, met) = match goal {
+            Goal::Value(bound) => (format!("<= {bound}"), self.ours.map(|ours| ours <= bound)),
+            Goal::AtLeast(bound) => (format!(">= {bound}"), self.ours.map(|ours| ours >= bound)),
+            Goal::Ratio(bound) => (format!("<= {bound:.2} of the peer"), self.ratio.map(|ratio| ratio <= bound)),
         };
         self.goal = Some(text);
-        self.met = figure.map(|figure| figure <= bound);
+        self.met = met;
         self
     }
 }

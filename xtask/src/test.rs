@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 
 use crate::packages::{self, Needed};
-use crate::{container_image, image, reproducible, tools};
+use crate::{container_image, fuzz, image, reproducible, tools};
 
 /// What a machine needs beside what the image build needs.
 pub(crate) const FOR_MACHINES: &[Needed] = &[
@@ -77,6 +77,7 @@ const STEPS: &[Step] = &[
     Step { name: "lint", what: "no lint fires (clippy)", run: lint },
     Step { name: "docs", what: "documentation builds without a warning", run: docs },
     Step { name: "deny", what: "licences, sources and advisories of dependencies (cargo-deny)", run: deny },
+    Step { name: "fuzz", what: "no decoder of outside input breaks in 30 seconds of looking for a way", run: fuzz },
     Step { name: "native", what: "tests that need root on this machine", run: native },
     Step { name: "image", what: "the OS image builds", run: image },
     Step { name: "guest", what: "scenarios in a virtual machine that boots the shipped image", run: guest },
@@ -217,6 +218,11 @@ fn unit(run: &Run) -> Result<Tally> {
         tally.skipped = 0; // they run, and are counted, in the step `native`
     }
     Ok(tally)
+}
+
+fn fuzz(run: &Run) -> Result<Tally> {
+    let (passed, failed) = fuzz::test(&run.root)?;
+    Ok(Tally { passed, failed, skipped: 0 })
 }
 
 /// Tests that are marked `#[ignore = "needs root"]`: run as root, by way of sudo if need be.

@@ -178,7 +178,7 @@ fn build_kinds(files: &[File]) -> Vec<String> {
 
 fn manifests(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
-    for file in files.iter().filter(|file| file.path.ends_with("/Cargo.toml") && !file.path.contains("/fuzz/")) {
+    for file in files.iter().filter(|file| file.path.ends_with("/Cargo.toml")) {
         for line in ["license.workspace = true", "publish.workspace = true", "[lints]\nworkspace = true"] {
             if !file.text.contains(line) {
                 found.push(format!("{}: lacks `{}`", file.path, line.replace('\n', " ")));

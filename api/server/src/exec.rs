@@ -13,7 +13,8 @@ use byre_api::proto::exec_request::Message as Asked;
 use byre_api::proto::exec_response::Message as Told;
 use byre_plan::{Process, Program, WorkloadId};
 use byre_protocol::control::{RefusedCode, Reply, Request, Target};
-use byre_protocol::status::{Cause, Detail};
+use byre_protocol::definition::Definition;
+use byre_protocol::status::Cause;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -144,11 +145,11 @@ fn told(message: Told) -> proto::ExecResponse {
 }
 
 /// The process of an exec: the container's own credentials, environment and directory unless the client says otherwise.
-fn process(detail: &Detail, start: &proto::ExecStart) -> Result<Process, Status> {
+pub(crate) fn process(workload: &Definition, start: &proto::ExecStart) -> Result<Process, Status> {
     if start.command.first().is_none_or(String::is_empty) {
         return Err(Status::invalid_argument("command is empty: say what to run"));
     }
-    let mut process = detail.definition.launch.process.clone();
+    let mut process = workload.launch.process.clone();
     process.program = Program::Path;
     process.args.clone_from(&start.command);
     for entry in &start.env {
@@ -192,7 +193,7 @@ pub(crate) async fn exec(
     let mut entry = backend.audit.asked(peer, EXEC, &format!("{} {}", start.workload, start.command.join(" ")))?;
     let begin = async {
         let detail = backend.inspect_container(&start.workload).await?;
-        let process = process(&detail, &start)?;
+        let process = process(&detail.definition, &start)?;
         Session::begin(backend, detail.summary.id, process).await
     };
     let mut session = match begin.await {

@@ -17,6 +17,7 @@ mod copy;
 mod descriptor;
 mod exec;
 mod figures;
+pub mod fuzz;
 mod gate;
 mod identity;
 mod images;

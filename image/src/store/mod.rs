@@ -30,6 +30,7 @@ use crate::reference::Reference;
 
 pub use load::{Loaded, Progress};
 pub use open::Recovery;
+pub(crate) use record::fuzz_record;
 pub use record::{Image, LayerInfo};
 pub use removal::{PruneScope, Pruned, Removed};
 

@@ -98,3 +98,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image, String> {
         sequence: record.sequence,
     })
 }
+
+/// See [`crate::fuzz::fuzz_record`].
+pub(crate) fn fuzz_record(data: &[u8]) -> bool {
+    let Ok(image) = decode(data) else { return false };
+    let again = encode(&image).expect("a record can be written");
+    assert_eq!(decode(&again).as_ref(), Ok(&image));
+    // Sums of what a disk says must not overflow.
+    let _ = image.bytes();
+    true
+}

@@ -2,7 +2,7 @@
 //!
 //! Everything here is bounded and versioned, because PID 1 decodes it: a message is at most [`frame::MESSAGE_BYTES`] long, is
 //! one datagram of a `SOCK_SEQPACKET` pair, and carries at most [`frame::DESCRIPTORS`] descriptors. Decoding never panics; the
-//! fuzz targets of this crate hold it to that. PID 1 reads only from sockets that it made itself and gave to a service of the
+//! fuzz targets `control` and `core` hold it to that. PID 1 reads only from sockets that it made itself and gave to a service of the
 //! verified root, so a peer's role is known from the socket and never from a message.
 #![deny(
     clippy::unwrap_used,

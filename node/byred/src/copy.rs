@@ -61,7 +61,7 @@ pub(crate) fn out_of(arguments: &[OsString]) -> Result<(), CopyError> {
     stdout.flush().map_err(CopyError::Stream)
 }
 
-fn unpack(stream: impl Read, directory: &Path) -> Result<(), CopyError> {
+pub(crate) fn unpack(stream: impl Read, directory: &Path) -> Result<(), CopyError> {
     let directory = directory.canonicalize().map_err(at(directory))?;
     if !directory.is_dir() {
         return Err(at(&directory)(io::ErrorKind::NotADirectory.into()));

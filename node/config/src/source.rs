@@ -106,6 +106,11 @@ impl Gathered {
         this
     }
 
+    /// What a table of SMBIOS structures alone says.
+    pub(crate) fn of_smbios(table: &[u8]) -> Self {
+        Self { smbios: Some(("DMI".into(), table.to_vec())), ..Self::default() }
+    }
+
     fn copy(&mut self, path: &Path, limit: usize) -> Option<Vec<u8>> {
         match read_bounded(path, limit) {
             Ok(bytes) => Some(bytes),
@@ -218,7 +223,7 @@ mod tests {
             b"io.systemd.credential.binary:byre.config=***",
             b"io.systemd.credential:other=version = 1",
         ]));
-        let gathered = Gathered { smbios: Some(("DMI".into(), smbios)), ..Gathered::default() };
+        let gathered = Gathered::of_smbios(&smbios);
         let found = gathered.candidates();
         assert_eq!(found.len(), 4);
         for good in found.iter().take(3) {
@@ -237,7 +242,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_structure_is_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let gathered = Gathered { smbios: Some(("DMI".into(), bytes)), ..Gathered::default() };
+            let gathered = Gathered::of_smbios(&bytes);
             prop_assert!(gathered.candidates().len() <= CANDIDATES);
         }
     }

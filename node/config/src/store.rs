@@ -81,23 +81,33 @@ pub(crate) fn load(directory: &Path) -> Result<Option<Stored>, StoreError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StoreError::Io { action: "read", path, source }),
     };
+    decode(&bytes, &path).map(Some)
+}
+
+/// The content of that file.
+pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<Stored, StoreError> {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (line, rest) = bytes.split_at(end);
     let header = line.strip_prefix(MARK.as_bytes()).and_then(|json| serde_json::from_slice::<Header>(json).ok());
-    let Some(Header { instance, origin }) = header else { return Err(StoreError::NoHeader { path }) };
+    let Some(Header { instance, origin }) = header else { return Err(StoreError::NoHeader { path: path.to_owned() }) };
     let document = rest.strip_prefix(b"\n").unwrap_or(rest);
     let configuration = schema::parse(document, &format!("{} (after its first line)", path.display()))?;
-    Ok(Some(Stored { instance, origin, configuration }))
+    Ok(Stored { instance, origin, configuration })
 }
 
 /// Replaces the stored configuration; when this returns it is on disk.
 pub(crate) fn save(directory: &Path, instance: &Instance, origin: &str, document: &[u8]) -> Result<(), StoreError> {
+    replace(directory, CURRENT, 0o600, &encode(instance, origin, document), Durability::OnDisk)
+}
+
+/// What [`decode`] reads.
+pub(crate) fn encode(instance: &Instance, origin: &str, document: &[u8]) -> Vec<u8> {
     let header = Header { instance: instance.clone(), origin: origin.to_owned() };
     // Strings and options of strings always encode.
     let json = serde_json::to_string(&header).unwrap_or_default();
     let mut bytes = format!("{MARK}{json}\n").into_bytes();
     bytes.extend_from_slice(document);
-    replace(directory, CURRENT, 0o600, &bytes, Durability::OnDisk)
+    bytes
 }
 
 /// Whether a file must survive a power cut.

@@ -306,7 +306,7 @@ fn the_sealed_service_hands_out_a_full_configuration() {
 proptest! {
     #[test]
     fn any_bytes_are_accepted_or_refused(data in proptest::collection::vec(any::<u8>(), 0..600)) {
-        fuzz_config(&data);
+        crate::fuzz::document(&data);
     }
 
     #[test]
@@ -316,7 +316,7 @@ proptest! {
             Just("[[network.links]]"), Just("name = \"eth0\""), Just("dhcp4 = true"), Just("dhcp4 = false"),
             Just("addresses = [\"10.0.0.2/24\"]"), Just("gateway = \"10.0.0.1\""), Just("mtu = 1500"), Just("x = {"), Just("'''"),
         ], 0..12)) {
-        fuzz_config(format!("version = 1\n{}", lines.join("\n")).as_bytes());
+        crate::fuzz::document(format!("version = 1\n{}", lines.join("\n")).as_bytes());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! workloads and opens nothing but its own directory.
 
 mod cursor;
+pub mod fuzz;
 mod index;
 mod input;
 mod limit;

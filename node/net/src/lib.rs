@@ -43,11 +43,11 @@ pub fn prepare() {
     service::now_ms();
 }
 
-/// A fuzzer's way in: whatever a packet holds, what is believed of it is usable, and the client goes on.
-pub fn fuzz_dhcp(data: &[u8]) {
+/// A fuzzer's way in: whatever a packet holds, what is believed of it is usable, and the client goes on. Gives whether it was believed.
+pub fn fuzz_dhcp(data: &[u8]) -> bool {
     const MAC: wire::MacAddress = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
     let payload = frame::unwrap(data, Checksum::Present).unwrap_or(data);
-    let Ok(reply) = wire::parse(payload, MAC) else { return };
+    let Ok(reply) = wire::parse(payload, MAC) else { return false };
     match &reply.kind {
         ReplyKind::Offer(lease) | ReplyKind::Ack(lease) => check(lease),
         ReplyKind::Nak(server) => assert!(byre_config::is_unicast_ipv4(*server)),
@@ -56,6 +56,7 @@ pub fn fuzz_dhcp(data: &[u8]) {
     for event in [Event::LinkUp, Event::Reply(reply.clone(), MAC), Event::Timer, Event::LinkDown, Event::LinkUp] {
         assert!(machine.step(event, 1000).len() <= ACTIONS);
     }
+    true
 }
 
 fn check(lease: &wire::Lease) {

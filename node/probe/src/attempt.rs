@@ -116,7 +116,7 @@ fn request(port: u16, path: &str) -> Vec<u8> {
 }
 
 /// Whether the answer so far is a status line with 200 to 399; `None` while it is not whole.
-fn verdict(gathered: &[u8]) -> Option<bool> {
+pub(crate) fn verdict(gathered: &[u8]) -> Option<bool> {
     let Some(end) = gathered.iter().position(|byte| *byte == b'\n') else {
         return (gathered.len() >= STATUS_LINE_BYTES).then_some(false);
     };

@@ -8,3 +8,9 @@ mod attempt;
 mod service;
 
 pub use service::{ProbeError, run};
+
+/// A fuzzer's way in: what an answer is judged, `None` while its status line is not whole.
+#[must_use]
+pub fn fuzz_status_line(gathered: &[u8]) -> Option<bool> {
+    attempt::verdict(gathered)
+}

@@ -57,6 +57,13 @@ pub use sys::{is_pid1, mark_pid1};
 use report::Message;
 use sys::Cloned;
 
+/// A fuzzer's way in: uid, gid and groups of a user by these files, `None` if they do not name it.
+#[must_use]
+pub fn ids_of(user: &byre_plan::User, passwd: &str, group: &str) -> Option<(u32, u32, Vec<u32>)> {
+    let identity = users::resolve(user, passwd, group).ok()?;
+    Some((identity.uid, identity.gid, identity.groups))
+}
+
 /// What PID 1 knows and a plan does not say. All paths are PID 1's own constants.
 #[derive(Debug)]
 pub struct Context<'a> {

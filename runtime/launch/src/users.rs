@@ -96,7 +96,7 @@ fn id(text: &str) -> Option<u32> {
     if digits { text.parse().ok().filter(|value| *value != u32::MAX) } else { None }
 }
 
-fn resolve(user: &User, passwd: &str, group: &str) -> Result<Identity, Failure> {
+pub(crate) fn resolve(user: &User, passwd: &str, group: &str) -> Result<Identity, Failure> {
     let entry = match &user.user {
         Principal::Id(uid) => passwd_entries(passwd).find(|entry| entry.uid == *uid),
         Principal::Name(name) => {

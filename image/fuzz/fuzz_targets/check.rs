@@ -1,4 +1,0 @@
-//! Feeds `byre_image::fuzz::fuzz_check`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| byre_image::fuzz::fuzz_check(data));
