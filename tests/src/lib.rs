@@ -13,3 +13,6 @@ pub mod scenarios;
 pub mod serial;
 pub mod terminal;
 pub mod vm;
+
+/// What the program `byre-stamp` prints before its time, nanoseconds of the clock that containers share with their host.
+pub const STAMP: &str = "stamp ";

@@ -1,6 +1,6 @@
 //! Runs inside a guest and measures starts of containers there, from the caller's call to the container's first instruction, on one clock.
 //!
-//! `stamp` is that first instruction: it prints the time and ends. `command` starts it by a program such as crun, `api` through the node's API.
+//! That first instruction is `byre-stamp`, which prints the time. `command` starts it by a program such as crun, `api` through the node's API.
 //! Nothing here ships on a node.
 
 use std::process::{Command, ExitCode};
@@ -10,9 +10,8 @@ use byre_api::client::{Endpoint, TcpEndpoint, connect};
 use byre_api::pki::ClientIdentity;
 use byre_api::proto::workloads_client::WorkloadsClient;
 use byre_api::proto::{ContainerSpec, CreateRequest, LogsRequest, RemoveRequest, WaitRequest};
+use byre_tests::STAMP;
 
-/// What the first instruction prints before its time.
-const STAMP: &str = "stamp ";
 /// Where the image of `api` keeps what a client needs.
 const CREDENTIALS: &str = "/credentials";
 
@@ -24,10 +23,6 @@ fn now() -> u64 {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if words.first().is_some_and(|word| word == "stamp") {
-        println!("{STAMP}{}", now());
-        return ExitCode::SUCCESS;
-    }
     match measure(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,7 +40,7 @@ fn measure(words: &[String]) -> Result<()> {
         [which, address, count] if which == "api" => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(api(address, count.parse()?))
         }
-        _ => bail!("usage: byre-bench stamp | command LABEL COUNT PROGRAM ARGUMENT... | api ADDRESS COUNT"),
+        _ => bail!("usage: byre-bench command LABEL COUNT PROGRAM ARGUMENT... | api ADDRESS COUNT"),
     }
 }
 
@@ -74,7 +69,7 @@ fn command(label: &str, count: u32, program: &str, arguments: &[String]) -> Resu
     Ok(())
 }
 
-/// Starts containers of this program's own image through the API, over one connection, one after the other.
+/// Starts containers of the stamp's image through the API, over one connection, one after the other.
 async fn api(address: &str, count: u32) -> Result<()> {
     let read = |name: &str| {
         std::fs::read_to_string(format!("{CREDENTIALS}/{name}")).with_context(|| format!("cannot read {name}"))
@@ -88,12 +83,7 @@ async fn api(address: &str, count: u32) -> Result<()> {
     let mut client = WorkloadsClient::new(connect(&Endpoint::Tcp(endpoint)).await?);
     for number in 0..count {
         let name = format!("start-{number}");
-        let spec = ContainerSpec {
-            name: name.clone(),
-            image: "byre-bench".to_owned(),
-            command: vec!["stamp".to_owned()],
-            ..ContainerSpec::default()
-        };
+        let spec = ContainerSpec { name: name.clone(), image: "byre-stamp".to_owned(), ..ContainerSpec::default() };
         let begun = now();
         client.create(CreateRequest { spec: Some(spec), start: true }).await?;
         let answered = now();

@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_bundle_says_what_a_default_container_is() {
-        let config = config(&["/byre-bench", "stamp"]).unwrap();
+        let config = config(&["/byre-stamp"]).unwrap();
         assert_eq!(config["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
         assert_eq!(config["linux"]["seccomp"]["defaultErrnoRet"], 1);
         let defaults =

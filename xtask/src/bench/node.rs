@@ -13,7 +13,7 @@ use byre_tests::vm::Boot;
 use super::boots::{self, BootTimes};
 use super::peer::{Ingredients, Peer};
 use super::peer_boots::{self, Memory, Prepared};
-use super::starts;
+use super::starts::{self, Helpers};
 use crate::report::{Goal, Report, Row, Sample};
 use crate::{container_image, image, packages, test, tools};
 
@@ -44,11 +44,23 @@ pub(crate) struct Args {
     /// Only what needs no machine.
     #[arg(long)]
     sizes_only: bool,
-    /// Take the program that measures inside a guest from here instead of building it.
+    /// Take the programs that measure inside a guest from this folder instead of building them.
     #[arg(long)]
-    helper: Option<PathBuf>,
+    helpers: Option<PathBuf>,
+    /// Measure one side alone, while working on it; the report then has no ratio.
+    #[arg(long)]
+    only: Option<Which>,
     #[command(flatten)]
     image: image::Args,
+}
+
+/// A side of the comparison.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// The node.
+    Ours,
+    /// Debian with containerd and crun.
+    Peer,
 }
 
 /// What one side was measured to be; what could not be measured is its reason.
@@ -192,9 +204,9 @@ fn push_starts(report: &mut Report, ours: &Side, peer: &Side) {
 fn measure(args: &Args, repository: &Path, built: &Path) -> Result<(Side, Side)> {
     let target = repository.join("target");
     container_image::make_all(&target.join("images"))?;
-    let helper = match &args.helper {
-        Some(path) => path.clone(),
-        None => starts::helper(repository, &args.image.profile)?,
+    let helpers = match &args.helpers {
+        Some(folder) => Helpers::of(folder)?,
+        None => Helpers::build(repository, &args.image.profile)?,
     };
     let lab = Lab {
         image: built.to_owned(),
@@ -207,9 +219,14 @@ fn measure(args: &Args, repository: &Path, built: &Path) -> Result<(Side, Side)>
     std::fs::remove_dir_all(&folder).ok();
     let (mut ours, mut peer) =
         (Side::unmeasured("no boots were asked for"), Side::unmeasured("no boots were asked for"));
-    let mut node = said("the node", prepare_node(&lab, &folder.join("ours")));
-    let ingredients = Ingredients { repository, busybox: &lab.busybox, helper: &helper };
-    let mut other = said("the peer", prepare_peer(ingredients, built, &folder.join("peer"), &mut peer));
+    let left_out = |which| match args.only {
+        Some(only) if only != which => Err("not run: --only names the other side".to_owned()),
+        Some(_) | None => Ok(()),
+    };
+    let mut node = left_out(Which::Ours).and_then(|()| said("the node", prepare_node(&lab, &folder.join("ours"))));
+    let ingredients = Ingredients { repository, busybox: &lab.busybox, helpers: &helpers };
+    let mut other = left_out(Which::Peer)
+        .and_then(|()| said("the peer", prepare_peer(ingredients, built, &folder.join("peer"), &mut peer)));
     (ours.boots, peer.boots) = (Ok(Vec::new()), Ok(Vec::new()));
     for number in 1..=args.boots {
         println!("boot {number} of {}", args.boots);
@@ -226,7 +243,7 @@ fn measure(args: &Args, repository: &Path, built: &Path) -> Result<(Side, Side)>
         ours.boots = Err(reason.clone());
     }
     println!("memory at rest, and starts");
-    rest_of_node(node, &helper, &folder, args.starts, &mut ours);
+    rest_of_node(node, &helpers, &folder, args.starts, &mut ours);
     match other {
         Ok(mut other) => {
             peer.memory = said("the peer", other.memory());
@@ -282,7 +299,7 @@ fn prepare_peer(from: Ingredients<'_>, built: &Path, folder: &Path, side: &mut S
 }
 
 /// What is measured in one more boot of the node.
-fn rest_of_node(node: Result<Off, String>, helper: &Path, folder: &Path, count: usize, side: &mut Side) {
+fn rest_of_node(node: Result<Off, String>, helpers: &Helpers, folder: &Path, count: usize, side: &mut Side) {
     let node = node.and_then(|off| {
         said("the node", off.switch_on().and_then(|node| node.ctl().ok(&["rm", "-f", boots::CONTAINER]).map(|_| node)))
     });
@@ -290,7 +307,7 @@ fn rest_of_node(node: Result<Off, String>, helper: &Path, folder: &Path, count: 
         Ok(node) => {
             std::thread::sleep(REST);
             side.memory = said("the node's memory", idle_memory(&node));
-            let starts = said("starts", starts::measure(&node, helper, folder, count));
+            let starts = said("starts", starts::measure(&node, helpers, folder, count));
             side.starts = starts.map(|starts| {
                 let answer = Sample::new(starts.answer).median().unwrap_or_default();
                 let note = format!(

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use byre_rootfs_build::{Cpio, Lock, Use};
 
 use super::bundle;
+use super::starts::Helpers;
 use crate::packages::{self, Needed};
 
 /// What making it needs.
@@ -49,8 +50,8 @@ pub(super) struct Ingredients<'a> {
     pub(super) repository: &'a Path,
     /// Archive of the image `busybox`.
     pub(super) busybox: &'a Path,
-    /// The program that measures inside a guest.
-    pub(super) helper: &'a Path,
+    /// The programs that measure inside a guest.
+    pub(super) helpers: &'a Helpers,
 }
 
 /// A peer that was made.
@@ -123,9 +124,10 @@ fn inputs(from: Ingredients<'_>, kernel: &Path) -> Result<Vec<u8>> {
     for (path, content) in FILES {
         all.extend(format!("{path}\n{content}\n").into_bytes());
     }
-    all.extend(bundle::config(&["/byre-bench", "stamp"])?.to_string().into_bytes());
-    all.extend(fs::read(from.helper)?);
-    all.extend(fs::read(from.busybox)?);
+    all.extend(bundle::config(&["/byre-stamp"])?.to_string().into_bytes());
+    for file in [&from.helpers.client, &from.helpers.stamp, from.busybox] {
+        all.extend(fs::read(file)?);
+    }
     Ok(all)
 }
 
@@ -140,11 +142,10 @@ fn bootstrap(from: Ingredients<'_>, kernel: &Path, folder: &Path) -> Result<()> 
     for (path, content) in FILES {
         put(path, content.as_bytes())?;
     }
-    let helper = fs::read(from.helper)?;
-    put("usr/local/bin/byre-bench", &helper)?;
+    put("usr/local/bin/byre-bench", &fs::read(&from.helpers.client)?)?;
     put("opt/bench/busybox.tar", &fs::read(from.busybox)?)?;
-    put("opt/bench/bundle/config.json", bundle::config(&["/byre-bench", "stamp"])?.to_string().as_bytes())?;
-    put("opt/bench/bundle/rootfs/byre-bench", &helper)?;
+    put("opt/bench/bundle/config.json", bundle::config(&["/byre-stamp"])?.to_string().as_bytes())?;
+    put("opt/bench/bundle/rootfs/byre-stamp", &fs::read(&from.helpers.stamp)?)?;
     for name in bundle::GENERATED {
         put(&format!("opt/bench/bundle/{name}"), b"")?;
     }

@@ -13,8 +13,9 @@ use byre_tests::oci::{Archive, ImageConfig, LayerBuilder};
 use super::peer_boots::start_times;
 use crate::tools;
 
-/// The program in the image, and the image's and the client's name.
-const PROGRAM: &str = "byre-bench";
+/// The program that starts containers, its image and its container; and the program in the containers that it starts, and its image.
+const CLIENT: &str = "byre-bench";
+const STAMP: &str = "byre-stamp";
 /// All starts together, under emulation.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -27,33 +28,60 @@ pub(super) struct Starts {
     pub(super) answer: Vec<f64>,
 }
 
-/// Builds the program that measures inside a guest, with the profile of what is measured.
-///
-/// # Errors
-/// If it does not build.
-pub(super) fn helper(repository: &Path, profile: &str) -> Result<PathBuf> {
-    let status = tools::cargo()
-        .args(["build", "--quiet", "--locked", "--package", "byre-tests", "--bin", PROGRAM, "--profile", profile])
-        .current_dir(repository)
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "{PROGRAM} does not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
-    let folder = if profile == "dev" { "debug" } else { profile };
-    let program = target.join("x86_64-unknown-linux-gnu").join(folder).join(PROGRAM);
-    program.canonicalize().with_context(|| format!("{} was not built", program.display()))
+/// The programs that measure inside a guest.
+#[derive(Debug, Clone)]
+pub(super) struct Helpers {
+    /// Starts containers.
+    pub(super) client: PathBuf,
+    /// The first instruction of a container.
+    pub(super) stamp: PathBuf,
+}
+
+impl Helpers {
+    /// Those in a folder.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub(super) fn of(folder: &Path) -> Result<Self> {
+        let there = |name: &str| {
+            let program = folder.join(name);
+            program.canonicalize().with_context(|| format!("{} is not there", program.display()))
+        };
+        Ok(Self { client: there(CLIENT)?, stamp: there(STAMP)? })
+    }
+
+    /// Builds them, with the profile of what is measured.
+    ///
+    /// # Errors
+    /// If they do not build.
+    pub(super) fn build(repository: &Path, profile: &str) -> Result<Self> {
+        let status = tools::cargo()
+            .args(["build", "--quiet", "--locked", "--package", "byre-tests", "--bin", CLIENT, "--bin", STAMP])
+            .args(["--profile", profile])
+            .current_dir(repository)
+            .status()
+            .context("cannot run cargo")?;
+        ensure!(status.success(), "{CLIENT} and {STAMP} do not build");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
+        let folder = if profile == "dev" { "debug" } else { profile };
+        Self::of(&target.join("x86_64-unknown-linux-gnu").join(folder))
+    }
 }
 
 /// Loads the client's image, runs it, and reads what it printed.
 ///
 /// # Errors
 /// If a start fails.
-pub(super) fn measure(node: &Node, helper: &Path, folder: &Path, count: usize) -> Result<Starts> {
-    let archive = folder.join("byre-bench.tar");
-    pack(node, helper, &archive)?;
-    node.ctl().ok(&["image", "load", &archive.to_string_lossy()])?;
+pub(super) fn measure(node: &Node, helpers: &Helpers, folder: &Path, count: usize) -> Result<Starts> {
+    for (name, layer) in [(CLIENT, client_layer(node, helpers)?), (STAMP, stamp_layer(helpers)?)] {
+        let archive = folder.join(format!("{name}.tar"));
+        let config = ImageConfig { entrypoint: vec![format!("/{name}")], ..ImageConfig::default() };
+        let packed = Archive::new(&format!("{name}:latest"), &[layer.finish()?], &config)?.pack(Vec::new())?;
+        std::fs::write(&archive, packed).with_context(|| format!("cannot write {}", archive.display()))?;
+        node.ctl().ok(&["image", "load", &archive.to_string_lossy()])?;
+    }
     let address = format!("127.0.0.1:{}", byre_api::client::PORT);
-    let line = ["run", "-d", "--name", "client", "--net", "host", "--user", "0", PROGRAM, "api", &address];
+    let line = ["run", "-d", "--name", "client", "--net", "host", "--user", "0", CLIENT, "api", &address];
     let count = count.to_string();
     node.ctl().ok(&line.iter().copied().chain([count.as_str()]).collect::<Vec<_>>())?;
     let deadline = Instant::now() + LIMIT;
@@ -72,14 +100,21 @@ pub(super) fn measure(node: &Node, helper: &Path, folder: &Path, count: usize) -
     }
 }
 
-/// The image: the program, and certificates that the node takes.
-fn pack(node: &Node, helper: &Path, archive: &Path) -> Result<()> {
-    let endpoint = node.credentials().endpoint(&node.api_address().to_string(), Role::Admin)?;
-    let mut layer = LayerBuilder::default();
-    layer.file(PROGRAM, 0o755, &std::fs::read(helper)?)?;
-    for directory in ["credentials", "etc", "proc", "sys", "dev", "tmp"] {
+/// What a node makes mount points in.
+fn directories(layer: &mut LayerBuilder) -> Result<()> {
+    for directory in ["etc", "proc", "sys", "dev", "tmp"] {
         layer.directory(directory, 0o755)?;
     }
+    Ok(())
+}
+
+/// The client and certificates that the node takes.
+fn client_layer(node: &Node, helpers: &Helpers) -> Result<LayerBuilder> {
+    let endpoint = node.credentials().endpoint(&node.api_address().to_string(), Role::Admin)?;
+    let mut layer = LayerBuilder::default();
+    layer.file(CLIENT, 0o755, &std::fs::read(&helpers.client)?)?;
+    directories(&mut layer)?;
+    layer.directory("credentials", 0o755)?;
     for (name, text) in [
         ("ca.pem", &endpoint.authority_pem),
         ("client.pem", &endpoint.identity.certificate_pem),
@@ -87,7 +122,12 @@ fn pack(node: &Node, helper: &Path, archive: &Path) -> Result<()> {
     ] {
         layer.file(&format!("credentials/{name}"), 0o644, text.as_bytes())?;
     }
-    let config = ImageConfig { entrypoint: vec![format!("/{PROGRAM}")], ..ImageConfig::default() };
-    let packed = Archive::new("byre-bench:latest", &[layer.finish()?], &config)?.pack(Vec::new())?;
-    std::fs::write(archive, packed).with_context(|| format!("cannot write {}", archive.display()))
+    Ok(layer)
+}
+
+fn stamp_layer(helpers: &Helpers) -> Result<LayerBuilder> {
+    let mut layer = LayerBuilder::default();
+    layer.file(STAMP, 0o755, &std::fs::read(&helpers.stamp)?)?;
+    directories(&mut layer)?;
+    Ok(layer)
 }

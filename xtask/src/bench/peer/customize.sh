@@ -10,7 +10,7 @@ xz -dc "$root/kernel/usr/lib/modules/$version/kernel/drivers/block/virtio_blk.ko
 rm -r "$root/kernel"
 chroot "$root" depmod "$version"
 cp -r "$files/." "$root/"
-chmod 755 "$root/usr/local/bin/byre-bench" "$root/opt/bench/bundle/rootfs/byre-bench"
+chmod 755 "$root/usr/local/bin/byre-bench" "$root/opt/bench/bundle/rootfs/byre-stamp"
 # Root of the bundle's user namespace.
 chown -R 100000:100000 "$root/opt/bench/bundle/rootfs"
 wants=$root/etc/systemd/system/multi-user.target.wants
