@@ -104,6 +104,7 @@ impl Environment {
 }
 
 impl Supervisor {
+            device_program: self.device_program.as_fd(),
     pub(super) fn launch(&mut self, id: WorkloadId, run: u64) {
         if let Err(error) = self.try_launch(id, run) {
             let outcome = LaunchOutcome::Failed(error.into_failure());

@@ -52,6 +52,7 @@ pub(crate) struct Environment {
     pub(super) launch_cgroup: OwnedFd,
     pub(super) helper_program: OwnedFd,
     pub(super) default_seccomp: Vec<Instruction>,
+    pub(super) device_program: OwnedFd,
     pub(super) denied_devices: Vec<(u32, u32)>,
     pub(super) signal_pipe: OwnedFd,
     pub(super) signal_pipe_writer: OwnedFd,
@@ -156,13 +157,16 @@ fn environment() -> Result<Environment, SetupError> {
     let default_seccomp =
         seccomp::compile(&seccomp::default_profile()).map_err(|error| SetupError::Seccomp(error.to_string()))?;
     let (signal_pipe, signal_pipe_writer, reboot_signal, power_off_signal) = signals()?;
+    let denied_devices = system_disk();
+    let device_program = step("device program", byre_launch::load_default_device_program(&denied_devices))?;
     Ok(Environment {
         services_cgroup,
         workloads_cgroup,
         launch_cgroup,
         helper_program,
         default_seccomp,
-        denied_devices: system_disk(),
+        device_program,
+        denied_devices,
         signal_pipe,
         signal_pipe_writer,
         reboot_signal,

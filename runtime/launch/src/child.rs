@@ -58,10 +58,10 @@ pub(crate) fn single(
     descriptors: &Descriptors<'_>,
     report: BorrowedFd<'_>,
 ) -> ! {
-    let (report, [cgroup, leaf, helper]) =
-        begin(descriptors, report, [context.cgroup, context.leaf, context.helper_program]);
+    let keep = [context.cgroup, context.leaf, context.helper_program, context.device_program];
+    let (report, [cgroup, leaf, helper, devices]) = begin(descriptors, report, keep);
     let run = || {
-        on_host(request, context, &cgroup, &leaf)?;
+        on_host(request, context, &cgroup, &leaf, &devices)?;
         let ids = Ids::default();
         if matches!(request.namespaces.mount, Namespace::New) {
             mounts::isolate()?;
@@ -72,7 +72,7 @@ pub(crate) fn single(
     if let Err(failure) = run() {
         fail(report.as_fd(), &failure);
     }
-    drop((cgroup, leaf));
+    drop((cgroup, leaf, devices));
     become_started(request, context, descriptors, &report, helper)
 }
 
@@ -83,8 +83,9 @@ pub(crate) fn on_host(
     cgroup: &OwnedFd,
     leaf: &OwnedFd,
 ) -> Result<(), Failure> {
+    devices: &OwnedFd,
     limits::apply(cgroup.as_fd(), leaf.as_fd(), &request.resources)?;
-    devices::confine(cgroup.as_fd(), request, context.denied_devices)?;
+    devices::confine(cgroup.as_fd(), request, devices.as_fd(), context.denied_devices)?;
     settings::oom_score(&request.process)?;
     confine::raise_rlimits(&request.process.rlimits)
 }

@@ -3,9 +3,10 @@
 //!
 //! Order is the protection: the system disk is denied first, whatever follows allows.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_plan::{DeviceRule, LaunchRequest, Root};
+use rustix::io::Errno;
 
 use crate::report::{Failure, Step};
 use crate::sys::{self, BpfInstruction};
@@ -22,15 +23,29 @@ const WRITE: i32 = 4;
 const DEFAULT: [(u32, Option<u32>); 8] =
     [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(2)), (136, None)];
 
+/// Loads the program of every workload that has no device rules of its own. The kernel checks and translates it once and not for each start.
+///
+/// # Errors
+/// The kernel's.
+pub fn load_default_device_program(denied: &[(u32, u32)]) -> Result<OwnedFd, Errno> {
+    sys::load_device_program(&program(&[], denied))
+}
+
 /// Attaches the program to the workload's outer cgroup. Services on the host's root have none: they come from the verified root, and
 /// those that mount the system's disk are among them.
-pub(crate) fn confine(cgroup: BorrowedFd<'_>, request: &LaunchRequest, denied: &[(u32, u32)]) -> Result<(), Failure> {
+pub(crate) fn confine(
+    cgroup: BorrowedFd<'_>,
+    request: &LaunchRequest,
+    default: BorrowedFd<'_>,
+    denied: &[(u32, u32)],
+) -> Result<(), Failure> {
+    let attach = |program| sys::attach_device_program(cgroup, program).step("attach device program", "");
     match request.root {
         Root::Host => Ok(()),
+        Root::Layers { .. } if request.devices.is_empty() => attach(default),
         Root::Layers { .. } => {
-            let program =
-                sys::load_device_program(&program(&request.devices, denied)).step("load device program", "")?;
-            sys::attach_device_program(cgroup, program.as_fd()).step("attach device program", "")
+            let own = sys::load_device_program(&program(&request.devices, denied)).step("load device program", "")?;
+            attach(own.as_fd())
         }
     }
 }

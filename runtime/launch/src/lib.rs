@@ -49,6 +49,7 @@ use rustix::io::Errno;
 
 pub use descriptors::{Descriptors, Stdio};
 #[cfg(feature = "fault-points")]
+pub use devices::load_default_device_program;
 pub use fault::observe_faults;
 pub use remove::remove_container_files;
 pub use report::{CHILD_DIED, Report, read_report};
@@ -91,6 +92,8 @@ pub struct Context<'a> {
     pub denied_devices: &'a [(u32, u32)],
 }
 
+    /// What [`load_default_device_program`] gave for `denied_devices`.
+    pub device_program: BorrowedFd<'a>,
 /// A start under way.
 #[derive(Debug)]
 pub struct Child {

@@ -53,10 +53,10 @@ pub(crate) fn start(
     descriptors: &Descriptors<'_>,
     report: BorrowedFd<'_>,
 ) -> ! {
-    let (report, [cgroup, leaf, helper]) =
-        begin(descriptors, report, [context.cgroup, context.leaf, context.helper_program]);
+    let keep = [context.cgroup, context.leaf, context.helper_program, context.device_program];
+    let (report, [cgroup, leaf, helper, devices]) = begin(descriptors, report, keep);
     let first = || -> Result<(Ids, OwnedFd, OwnedFd, Cloned), Failure> {
-        on_host(request, context, &cgroup, &leaf)?;
+        on_host(request, context, &cgroup, &leaf, &devices)?;
         mounts::isolate()?;
         join(request)?;
         let ids = Ids::of(&request.namespaces.user, context.id_base).step("find id range", "")?;
@@ -72,7 +72,7 @@ pub(crate) fn start(
         Ok(first) => first,
         Err(failure) => fail(report.as_fd(), &failure),
     };
-    drop((cgroup, leaf));
+    drop((cgroup, leaf, devices));
     match cloned {
         Cloned::Child => {
             drop(ours);

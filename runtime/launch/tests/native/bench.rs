@@ -13,6 +13,9 @@ use byre_plan::{ExecPlan, LaunchRequest, Origin, Plan, Policy, Process, Program,
 /// Longest a test waits for a process.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Devices that stand for the system disk.
+const DENIED: &[(u32, u32)] = &[(254, u32::MAX)];
+
 /// A test: what it shows, and how.
 pub(crate) type Test = (&'static str, fn(&Bench));
 
@@ -22,6 +25,7 @@ pub(crate) struct Bench {
     parent_path: PathBuf,
     helper: File,
     filter: Vec<Instruction>,
+    device_program: OwnedFd,
     /// Whether what is started gets a descriptor beside its standard streams.
     pub(crate) hands_over: std::cell::Cell<bool>,
     /// Layers, containers and volumes lie below.
@@ -51,7 +55,9 @@ impl Bench {
             std::fs::create_dir(files.path().join(name)).map_err(|error| format!("temporary directory: {error}"))?;
         }
         let filter = seccomp::compile(&seccomp::default_profile()).map_err(|error| error.to_string())?;
-        Ok(Self { parent, parent_path, helper, filter, hands_over: std::cell::Cell::new(false), files })
+        let device_program =
+            byre_launch::load_default_device_program(DENIED).map_err(|errno| format!("device program: {errno}"))?;
+        Ok(Self { parent, parent_path, helper, filter, device_program, hands_over: std::cell::Cell::new(false), files })
     }
 
     /// Runs a test in a child process; true if it ended well.
@@ -131,7 +137,8 @@ impl Bench {
             volumes,
             default_seccomp: &self.filter,
             helper_program: self.helper.as_fd(),
-            denied_devices: &[(254, u32::MAX)],
+            device_program: self.device_program.as_fd(),
+            denied_devices: DENIED,
         };
         let named = if self.hands_over.get() { vec![("helper", self.helper.as_fd())] } else { Vec::new() };
         let descriptors = Descriptors {
