@@ -66,7 +66,8 @@ pub(crate) fn single(
         if matches!(request.namespaces.mount, Namespace::New) {
             mounts::isolate()?;
         }
-        let (root, host) = host_side(request, context, &ids)?;
+        let (root, mut host) = host_side(request, context, &ids)?;
+        host.close_scratch()?;
         in_namespaces(request, root, host)
     };
     if let Err(failure) = run() {
@@ -82,8 +83,8 @@ pub(crate) fn on_host(
     context: &Context<'_>,
     cgroup: &OwnedFd,
     leaf: &OwnedFd,
-) -> Result<(), Failure> {
     devices: &OwnedFd,
+) -> Result<(), Failure> {
     limits::apply(cgroup.as_fd(), leaf.as_fd(), &request.resources)?;
     devices::confine(cgroup.as_fd(), request, devices.as_fd(), context.denied_devices)?;
     settings::oom_score(&request.process)?;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::mounts::HostSide;
+use crate::mounts::{Covers, HostSide};
 use crate::report::{CHILD_DIED, Failure, Step, receive, send_bytes};
 
 /// Largest message: a device node's path.
@@ -17,6 +17,10 @@ enum Handed<'a> {
     Root,
     /// The mount of this number in the plan is attached; whether it is a volume that is to be filled.
     Mount { index: u32, is_new_volume: bool },
+    /// What covers masked paths: the file is attached, the directory comes next.
+    EmptyFile,
+    /// The directory is attached.
+    EmptyDirectory,
     /// A device node for this path is attached.
     Node { path: &'a str },
     /// Id maps are written and everything has been handed over.
@@ -51,6 +55,10 @@ pub(crate) fn give(socket: BorrowedFd<'_>, root: Option<&OwnedFd>, host: &HostSi
     for (index, mount, is_new_volume) in host.made() {
         send(socket, &Handed::Mount { index, is_new_volume }, Some(mount.as_fd()))?;
     }
+    if let Some(covers) = host.covers() {
+        send(socket, &Handed::EmptyFile, Some(covers.file.as_fd()))?;
+        send(socket, &Handed::EmptyDirectory, Some(covers.directory.as_fd()))?;
+    }
     for (path, node) in host.device_nodes() {
         send(socket, &Handed::Node { path }, Some(node.as_fd()))?;
     }
@@ -60,6 +68,7 @@ pub(crate) fn give(socket: BorrowedFd<'_>, root: Option<&OwnedFd>, host: &HostSi
 /// Waits for `Go`. `None` if stage 1 ended before: it has said why.
 pub(crate) fn take(socket: BorrowedFd<'_>) -> Result<Option<Received>, Failure> {
     let mut received = Received::default();
+    let mut empty_file = None;
     loop {
         let mut buffer = [0_u8; MESSAGE_BYTES];
         let (count, descriptor) = receive(socket, &mut buffer).step("take mounts", "")?;
@@ -72,7 +81,12 @@ pub(crate) fn take(socket: BorrowedFd<'_>) -> Result<Option<Received>, Failure> 
             (Handed::Root, root) => received.root = root,
             (Handed::Mount { index, is_new_volume }, Some(mount)) => received.host.put(index, mount, is_new_volume),
             (Handed::Node { path }, Some(node)) => received.host.put_node(path, node),
-            (Handed::Mount { .. } | Handed::Node { .. }, None) => {
+            (Handed::EmptyFile, Some(file)) => empty_file = Some(file),
+            (Handed::EmptyDirectory, Some(directory)) => {
+                let file = empty_file.take().ok_or(Errno::BADMSG).step("take mounts", "cover")?;
+                received.host.put_covers(Covers { file, directory });
+            }
+            (Handed::Mount { .. } | Handed::Node { .. } | Handed::EmptyFile | Handed::EmptyDirectory, None) => {
                 return Err(Failure::new("take mounts", "descriptor", Errno::BADMSG));
             }
             (Handed::Go, _) => return Ok(Some(received)),

@@ -7,7 +7,7 @@ mod host_side;
 mod own_namespace;
 mod place;
 
-pub(crate) use host_side::{HostSide, prepare};
+pub(crate) use host_side::{Covers, HostSide, prepare};
 pub(crate) use place::{enter_root, isolate, place_all};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -57,6 +57,7 @@ pub(crate) fn apply_options(mount: BorrowedFd<'_>, options: MountOptions, tree: 
 
 /// A tmpfs of the launch child's own, for small things that are bound one by one. Linux clones from detached mounts only from 6.15 on, so
 /// it is attached: on top of this process's own `/`, where no path leads through it.
+#[derive(Debug)]
 pub(crate) struct Scratch(OwnedFd);
 
 impl Scratch {

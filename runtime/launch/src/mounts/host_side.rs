@@ -15,6 +15,7 @@ use super::{Scratch, apply_options, attributes, clone_tree, detached};
 use crate::Context;
 use crate::ids::Ids;
 use crate::report::{Failure, Step};
+use crate::sys::{MountAttributes, mount_setattr};
 
 /// The default devices: name, major, minor.
 const DEVICES: [(&str, u32, u32); 6] =
@@ -35,6 +36,16 @@ pub(crate) struct HostSide {
     /// By index in the plan: the mount, and whether it is a volume that was made now and is to be filled from the image.
     mounts: BTreeMap<u32, (OwnedFd, bool)>,
     nodes: Vec<(String, OwnedFd)>,
+    covers: Option<Covers>,
+    /// What single files were bound from, attached over this process's `/`.
+    scratch: Option<Scratch>,
+}
+
+/// Detached mounts of something empty, for masked paths.
+#[derive(Debug)]
+pub(crate) struct Covers {
+    pub(crate) file: OwnedFd,
+    pub(crate) directory: OwnedFd,
 }
 
 impl HostSide {
@@ -56,6 +67,22 @@ impl HostSide {
     /// Adds a device node that was made elsewhere.
     pub(crate) fn put_node(&mut self, path: &str, node: OwnedFd) {
         self.nodes.push((path.to_owned(), node));
+    }
+
+    /// What masked paths are covered with; missing if none is asked for.
+    pub(crate) fn covers(&self) -> Option<&Covers> {
+        self.covers.as_ref()
+    }
+
+    /// Adds covers that were made elsewhere.
+    pub(crate) fn put_covers(&mut self, covers: Covers) {
+        self.covers = Some(covers);
+    }
+
+    /// Takes off this process's `/` what lies there for single files. Not needed by a process that ends with its mount namespace, and
+    /// dear: the kernel waits until no processor looks at the mount any more.
+    pub(crate) fn close_scratch(&mut self) -> Result<(), Failure> {
+        self.scratch.take().map_or(Ok(()), Scratch::close)
     }
 
     /// Device nodes outside the default /dev, by the path they are bound to.
@@ -82,9 +109,10 @@ pub(crate) fn prepare(request: &LaunchRequest, context: &Context<'_>, ids: &Ids)
             host.nodes.push((path.clone(), node));
         }
     }
-    if let Some((files, _)) = maker.files {
-        files.close()?;
+    if !request.masked_paths.is_empty() {
+        host.covers = Some(maker.covers()?);
     }
+    host.scratch = maker.files.map(|(files, _)| files);
     Ok(host)
 }
 
@@ -141,6 +169,27 @@ impl Maker<'_> {
         let options = byre_plan::MountOptions { read_only: true, no_suid: true, no_dev: true, ..mount.options };
         apply_options(file.as_fd(), options, false).step("make generated file", &mount.target)?;
         Ok(file)
+    }
+
+    /// An empty file and an empty directory, for nobody to write.
+    fn covers(&mut self) -> Result<Covers, Failure> {
+        let step = "make empty file and directory";
+        let file = self.bound_file(step, "file", |directory, name| {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(directory, name, flags, Mode::from_raw_mode(0o444)).map(drop)
+        })?;
+        let directory =
+            self.bound_file(step, "directory", |directory, name| mkdirat(directory, name, Mode::from_raw_mode(0o555)))?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        for cover in [&file, &directory] {
+            let set = u64::from(attributes.bits());
+            mount_setattr(cover.as_fd(), c"", false, &MountAttributes { set, ..MountAttributes::default() })
+                .step(step, "")?;
+        }
+        Ok(Covers { file, directory })
     }
 
     /// Makes a file in the scratch tmpfs with the workload's root as its owner, and returns a detached mount of it alone.

@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_plan::{LaunchRequest, MountSource, Propagation};
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::{HostSide, Scratch, apply_options, attach, clone_tree, own_namespace};
+use super::{HostSide, apply_options, attach, clone_tree, own_namespace};
 use crate::inside::{self, Kind};
 use crate::report::{Failure, Step};
 use crate::sys::{MountAttributes, mount_setattr};
@@ -52,7 +52,7 @@ pub(crate) fn place_all(root: BorrowedFd<'_>, request: &LaunchRequest, host: &Ho
         attach(node, place.as_fd()).step(step, path)?;
     }
     protect(root, &request.read_only_paths)?;
-    mask(root, &request.masked_paths)
+    mask(root, &request.masked_paths, host)
 }
 
 /// Makes paths read-only, with what is mounted below them. A missing path needs no protection.
@@ -69,38 +69,39 @@ fn protect(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Hides paths behind an empty directory or file, one tmpfs for all of them.
-fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), Failure> {
+/// Hides paths behind one empty directory or file.
+fn mask(root: BorrowedFd<'_>, paths: &[String], host: &HostSide) -> Result<(), Failure> {
     let step = "mask path";
-    let mut empty = None;
+    let Some(covers) = host.covers() else { return Ok(()) };
+    let (mut file, mut directory) = (Cover::Detached(&covers.file), Cover::Detached(&covers.directory));
     for path in paths {
         let Some(place) = existing(root, path, step)? else { continue };
-        let empty = match &mut empty {
-            Some(empty) => empty,
-            None => empty.insert(empty_things()?),
+        let cover = match inside::kind(place.as_fd()).step(step, path)? {
+            Kind::Directory => &mut directory,
+            Kind::File => &mut file,
         };
-        let name = match inside::kind(place.as_fd()).step(step, path)? {
-            Kind::Directory => "directory",
-            Kind::File => "file",
-        };
-        let cover = clone_tree(empty.as_fd(), name, false).step(step, path)?;
-        attach(&cover, place.as_fd()).step(step, path)?;
+        cover.attach(place.as_fd()).step(step, path)?;
     }
-    empty.map_or(Ok(()), Scratch::close)
+    Ok(())
 }
 
-fn empty_things() -> Result<Scratch, Failure> {
-    let step = "make empty file and directory";
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let empty = Scratch::new(attributes)?;
-    mkdirat(empty.as_fd(), "directory", Mode::from_raw_mode(0o555)).step(step, "directory")?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    drop(openat(empty.as_fd(), "file", flags, Mode::from_raw_mode(0o444)).step(step, "file")?);
-    let read_only =
-        MountAttributes { set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()), ..MountAttributes::default() };
-    mount_setattr(empty.as_fd(), c"", false, &read_only).step(step, "")?;
-    Ok(empty)
+/// Linux clones from detached mounts only from 6.15 on: the first place gets the mount itself, the others clones of it.
+enum Cover<'a> {
+    Detached(&'a OwnedFd),
+    Attached(&'a OwnedFd),
+}
+
+impl Cover<'_> {
+    fn attach(&mut self, place: BorrowedFd<'_>) -> Result<(), Errno> {
+        match self {
+            Self::Detached(mount) => {
+                attach(mount, place)?;
+                *self = Self::Attached(mount);
+                Ok(())
+            }
+            Self::Attached(mount) => attach(&clone_tree(mount.as_fd(), "", false)?, place),
+        }
+    }
 }
 
 fn existing(root: BorrowedFd<'_>, path: &str, step: &'static str) -> Result<Option<OwnedFd>, Failure> {
