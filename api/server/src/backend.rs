@@ -223,6 +223,14 @@ impl Backend {
         }
     }
 
+    /// Lets PID 1 unmount the layers of images that were removed, so that their space is given back. The images are gone whatever comes of it, and the
+    /// next removal asks again.
+    pub(crate) async fn release_layers(&self) {
+        if let Err(error) = self.control.call(Request::ReleaseLayers).await {
+            crate::say::say(&format!("space of removed images is given back with the next removal: {error}"));
+        }
+    }
+
     /// Images that containers use, by identity.
     ///
     /// # Errors

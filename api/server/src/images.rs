@@ -181,6 +181,7 @@ impl Images for ImagesService {
             let in_use = self.0.images_in_use().await?;
             let removed = self.0.images.remove(&ImageCall::Remove { reference: reference.clone(), in_use }).await;
             self.0.images.forget();
+            self.0.release_layers().await;
             match removed {
                 Err(status) if status.code() == Code::FailedPrecondition => {
                     Err(self.0.with_users(&reference, status).await)
@@ -204,6 +205,7 @@ impl Images for ImagesService {
             let in_use = self.0.images_in_use().await?;
             let removed = self.0.images.remove(&ImageCall::Prune { in_use, all }).await;
             self.0.images.forget();
+            self.0.release_layers().await;
             removed
         };
         let (removed, freed_bytes) = entry.done(prune.await).await?;

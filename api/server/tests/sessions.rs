@@ -121,6 +121,7 @@ impl Init {
                 | Request::Remove { .. }
                 | Request::CloseInput { .. }
                 | Request::OpenKernelLog
+                | Request::ReleaseLayers
                 | Request::Shutdown { .. }
                 | Request::Recorded { .. }
                 | Request::RecordFailed { .. }

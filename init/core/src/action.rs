@@ -87,6 +87,8 @@ pub enum Action {
     },
     /// Remove files of workloads that are not known (a removal that a power cut ended).
     Sweep,
+    /// Unmount layers whose image was removed from the store.
+    ReleaseLayers,
     /// Drop every descriptor kept for a workload.
     Forget {
         /// Which workload.

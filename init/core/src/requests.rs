@@ -38,6 +38,7 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::CloseInput { .. }
         | Request::OpenKernelLog
         | Request::Subscribe
+        | Request::ReleaseLayers
         | Request::Shutdown { .. } => role == Role::Api,
         Request::Recorded { .. } | Request::RecordFailed { .. } | Request::Replay(_) | Request::ReplayEnd => {
             role == Role::State
@@ -81,6 +82,10 @@ impl Core {
             }),
             Request::OpenKernelLog => self.answer(caller, Reply::Descriptor, Attachment::KernelLog),
             Request::Subscribe => self.subscribe(caller),
+            Request::ReleaseLayers => {
+                self.actions.push(Action::ReleaseLayers);
+                self.answer(caller, Reply::Done, Attachment::None);
+            }
             Request::Shutdown { action } => {
                 self.answer(caller, Reply::Done, Attachment::None);
                 self.shutdown_asked(action);

@@ -150,6 +150,8 @@ pub enum Request {
         /// Whether it answered as it should.
         passed: bool,
     },
+    /// Role api: images were removed; what is mounted of their layers need not be any more. Answered at once.
+    ReleaseLayers,
 }
 
 /// How the machine ends.

@@ -212,6 +212,7 @@ impl<'a> World<'a> {
             | Action::CloseInput { .. }
             | Action::OfferLogs { .. }
             | Action::Sweep
+            | Action::ReleaseLayers
             | Action::Say(_) => {}
         }
     }

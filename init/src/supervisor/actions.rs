@@ -26,6 +26,7 @@ impl Supervisor {
             Action::OfferLogs { channel } => self.offer_all_outputs(channel),
             Action::RemoveFiles { id } => self.remove_files(id),
             Action::Sweep => self.sweep(),
+            Action::ReleaseLayers => self.release_layers(),
             Action::Forget { id } => self.forget(id),
             Action::Say(line) => self.say(&line),
             Action::Finish(action) => self.finish(action),

@@ -20,6 +20,11 @@ use super::sources::Source;
 /// Below it, one socket for each service that says when it is ready.
 pub(super) const NOTIFY_DIRECTORY: &str = "/run/byre/notify";
 
+/// Where the store keeps the layers of images.
+pub(crate) const STORE_LAYERS: &str = "/data/images/layers";
+/// Where they are mounted for all containers.
+pub(crate) const SHARED_LAYERS: &str = "/run/byre/layers";
+
 /// Whose a process id is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
@@ -93,18 +98,19 @@ impl Environment {
             cgroup: cgroup.as_fd(),
             leaf: leaf.as_fd(),
             launch_cgroup: self.launch_cgroup.as_fd(),
-            store_layers: "/data/images/layers",
+            store_layers: STORE_LAYERS,
+            shared_layers: SHARED_LAYERS,
             containers: "/data/containers",
             volumes: "/data/volumes",
             default_seccomp: &self.default_seccomp,
             helper_program: self.helper_program.as_fd(),
+            device_program: self.device_program.as_fd(),
             denied_devices: &self.denied_devices,
         }
     }
 }
 
 impl Supervisor {
-            device_program: self.device_program.as_fd(),
     pub(super) fn launch(&mut self, id: WorkloadId, run: u64) {
         if let Err(error) = self.try_launch(id, run) {
             let outcome = LaunchOutcome::Failed(error.into_failure());

@@ -28,6 +28,7 @@ use crate::console;
 use channels::Channels;
 use kept::{Kept, KeptExec};
 use launches::Processes;
+pub(crate) use launches::{SHARED_LAYERS, STORE_LAYERS};
 use listeners::Listeners;
 use setup::Environment;
 use sources::{Source, Sources};

@@ -22,7 +22,7 @@ use rustix::time::ClockId;
 
 use super::Supervisor;
 use super::channels::Channels;
-use super::launches::NOTIFY_DIRECTORY;
+use super::launches::{NOTIFY_DIRECTORY, SHARED_LAYERS};
 use super::listeners::Listeners;
 use super::power::Buttons;
 use super::sources::{Source, Sources};
@@ -106,6 +106,7 @@ pub(crate) fn supervisor() -> Result<Supervisor, SetupError> {
     }
     let file = services_file()?;
     make_run_directories(&file);
+    step(SHARED_LAYERS, share_layers())?;
     if let Err(error) = BootFacts::from_environment().leave() {
         crate::console::say(&error.to_string());
     }
@@ -156,9 +157,9 @@ fn environment() -> Result<Environment, SetupError> {
     let helper_program = step("/usr/bin/byred", helper)?;
     let default_seccomp =
         seccomp::compile(&seccomp::default_profile()).map_err(|error| SetupError::Seccomp(error.to_string()))?;
-    let (signal_pipe, signal_pipe_writer, reboot_signal, power_off_signal) = signals()?;
     let denied_devices = system_disk();
     let device_program = step("device program", byre_launch::load_default_device_program(&denied_devices))?;
+    let (signal_pipe, signal_pipe_writer, reboot_signal, power_off_signal) = signals()?;
     Ok(Environment {
         services_cgroup,
         workloads_cgroup,
@@ -275,6 +276,17 @@ fn make_run_directories(file: &ServicesFile) {
             }
         }
     }
+}
+
+/// A place for mounts whose unmounting reaches every copy of it, as services with a mount namespace of their own have.
+fn share_layers() -> Result<(), Errno> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    make_directory(SHARED_LAYERS, 0o700, 0, 0);
+    if !is_mount_point(SHARED_LAYERS) {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("tmpfs", SHARED_LAYERS, "tmpfs", flags, Some(c"mode=0700,size=1m"))?;
+    }
+    mount_change(SHARED_LAYERS, MountPropagationFlags::SHARED)
 }
 
 fn make_directory(path: &str, mode: u16, uid: u32, gid: u32) {

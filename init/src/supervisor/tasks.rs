@@ -24,6 +24,7 @@ const REMOVALS: usize = 4;
 enum Purpose {
     RemoveFiles(WorkloadId),
     Sweep,
+    ReleaseLayers,
     Unmount,
 }
 
@@ -60,6 +61,11 @@ impl Supervisor {
             self.core.workloads().filter(|workload| !workload.is_built_in()).map(|workload| workload.id().to_string()),
         );
         self.begin_task(Purpose::Sweep, words);
+    }
+
+    /// Unmounts the layers of images that were removed.
+    pub(super) fn release_layers(&mut self) {
+        self.begin_task(Purpose::ReleaseLayers, vec!["release-layers".to_owned()]);
     }
 
     /// Syncs and unmounts; tells whether a child is at it.
@@ -118,6 +124,11 @@ impl Supervisor {
             Purpose::Sweep => {
                 if !ended_well {
                     self.say("files of removed containers were not all swept up");
+                }
+            }
+            Purpose::ReleaseLayers => {
+                if !ended_well {
+                    self.say("layers of removed images stay mounted; the next removal tries again");
                 }
             }
             Purpose::Unmount => self.unmounted(ended_well),

@@ -1,10 +1,12 @@
-//! What containers leave on disk: taken away when they are removed, and after a boot what a power cut left of removed ones.
+//! What containers leave on disk: taken away when they are removed, and after a boot what a power cut left of removed ones. And the
+//! mounts of layers whose image was removed.
 
 use std::collections::BTreeSet;
 
 use byre_plan::WorkloadId;
 
 use super::{TaskError, on};
+use crate::supervisor::{SHARED_LAYERS, STORE_LAYERS};
 
 /// Where writable layers lie, by identity.
 const CONTAINERS: &str = "/data/containers";
@@ -24,6 +26,13 @@ pub(crate) fn remove_files(arguments: &[String]) -> Result<(), TaskError> {
 fn remove(id: WorkloadId) -> Result<(), TaskError> {
     byre_launch::remove_container_files(CONTAINERS, id).map_err(|errno| {
         on("remove", format!("{CONTAINERS}/{id}"))(std::io::Error::from_raw_os_error(errno.raw_os_error()))
+    })
+}
+
+/// Unmounts the layers that the store has removed.
+pub(crate) fn release_layers() -> Result<(), TaskError> {
+    byre_launch::release_layers(SHARED_LAYERS, STORE_LAYERS).map_err(|errno| {
+        on("unmount layers in", SHARED_LAYERS)(std::io::Error::from_raw_os_error(errno.raw_os_error()))
     })
 }
 

@@ -99,6 +99,10 @@ fn make_directory(path: &str, mode: u32, uid: u32, gid: u32) -> Result<(), TaskE
 pub(crate) fn unmount_all() -> Result<(), TaskError> {
     rustix::fs::sync();
     let mut failed = Vec::new();
+    // Mounted layers are files of the data partition.
+    if let Err(errno) = byre_launch::release_layers(crate::supervisor::SHARED_LAYERS, "/nonexistent") {
+        failed.push(format!("{}: {errno}", crate::supervisor::SHARED_LAYERS));
+    }
     for target in ["/run/byre/nocloud", "/data", "/state"] {
         match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}

@@ -51,6 +51,7 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> u8 {
         "hostname" => identity::set_hostname(),
         "nocloud" => nocloud::mount(),
         "healthy" => healthy::record(),
+        "release-layers" => containers::release_layers(),
         "remove-files" => containers::remove_files(arguments),
         "sweep" => containers::sweep(arguments),
         "unmount" => disks::unmount_all(),

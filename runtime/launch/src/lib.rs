@@ -27,6 +27,7 @@ mod execute;
 mod handover;
 mod ids;
 mod inside;
+mod layers;
 mod limits;
 mod mounts;
 mod procfs;
@@ -48,9 +49,10 @@ use byre_plan::{ExecPlan, LaunchRequest, Namespace, Plan, WorkloadId};
 use rustix::io::Errno;
 
 pub use descriptors::{Descriptors, Stdio};
-#[cfg(feature = "fault-points")]
 pub use devices::load_default_device_program;
+#[cfg(feature = "fault-points")]
 pub use fault::observe_faults;
+pub use layers::release_layers;
 pub use remove::remove_container_files;
 pub use report::{CHILD_DIED, Report, read_report};
 pub use sys::{is_pid1, mark_pid1};
@@ -80,6 +82,8 @@ pub struct Context<'a> {
     pub launch_cgroup: BorrowedFd<'a>,
     /// Directory of the images' layers.
     pub store_layers: &'a str,
+    /// Directory where layers are mounted for all containers. Its mounts must be shared with copies of the namespace, or those pin them.
+    pub shared_layers: &'a str,
     /// Directory of the containers' own files: `<id>/upper` and `<id>/work`.
     pub containers: &'a str,
     /// Directory of the volumes.
@@ -88,12 +92,12 @@ pub struct Context<'a> {
     pub default_seccomp: &'a [Instruction],
     /// `byred`, opened from the verified root.
     pub helper_program: BorrowedFd<'a>,
+    /// What [`load_default_device_program`] gave for `denied_devices`.
+    pub device_program: BorrowedFd<'a>,
     /// The system disk and its partitions as (major, minor); a minor of `u32::MAX` is all of the major.
     pub denied_devices: &'a [(u32, u32)],
 }
 
-    /// What [`load_default_device_program`] gave for `denied_devices`.
-    pub device_program: BorrowedFd<'a>,
 /// A start under way.
 #[derive(Debug)]
 pub struct Child {
@@ -126,9 +130,7 @@ impl StartError {
 pub fn start(plan: &Plan, context: &Context<'_>, descriptors: &Descriptors<'_>) -> Result<Child, StartError> {
     let request = plan.request();
     if stages::needed(request) {
-        // Stage 1 attaches layers, which must not be seen by anybody else.
-        let flags = u64::from(libc::CLONE_NEWNS.unsigned_abs());
-        return clone(flags, context.launch_cgroup, Is::Stage, |report| {
+        return clone(0, context.launch_cgroup, Is::Stage, |report| {
             stages::start(request, context, descriptors, report)
         });
     }

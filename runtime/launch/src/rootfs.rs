@@ -9,13 +9,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use byre_plan::Digest;
 use rustix::fs::{CWD, Mode, OFlags, fchown, mkdirat, openat};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use rustix::process::{Gid, Uid};
 
 use crate::Context;
 use crate::ids::Ids;
+use crate::layers;
 use crate::mounts::{attach, detached};
 use crate::report::{Failure, Step};
 
@@ -73,19 +72,13 @@ fn writable(parent: BorrowedFd<'_>, ids: &Ids) -> Result<(OwnedFd, OwnedFd), Fai
     Ok((upper, work))
 }
 
-/// Mounts one layer from its file. Attached, because overlayfs takes detached mounts as layers only from Linux 6.15 on; where does not
-/// matter, since they are used by descriptor and go away with this namespace.
+/// Mounts one layer with the workload's ids. Attached, because overlayfs takes detached mounts as layers only from Linux 6.15 on; where does
+/// not matter, since they are used by descriptor and go away with this namespace.
 fn layer(digest: &Digest, context: &Context<'_>, ids: &Ids, place: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
-    let step = "mount image layer";
-    let file = format!("{}/{digest}.erofs", context.store_layers);
-    let open = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).step(step, "erofs")?;
-    fsconfig_set_string(&open, "source", &*file).step(step, &file)?;
-    fsconfig_set_flag(&open, "ro").step(step, &file)?;
-    fsconfig_create(&open).step(step, &file)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let mount = fsmount(&open, FsMountFlags::FSMOUNT_CLOEXEC, attributes).step(step, &file)?;
-    ids.apply_to(mount.as_fd()).step("map ids of image layer", &file)?;
-    attach(&mount, place).step(step, &file)?;
+    let mount = layers::detached(digest, context)?;
+    let name = digest.to_string();
+    ids.apply_to(mount.as_fd()).step("map ids of image layer", &name)?;
+    attach(&mount, place).step("attach image layer", &name)?;
     Ok(mount)
 }
 

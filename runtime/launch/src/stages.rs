@@ -1,13 +1,13 @@
 //! Starts and execs that take two stages, because part of the work needs capabilities of the host's user namespace.
 //!
-//! Start: PID 1 -> stage 1 (own mount namespace, in the launch cgroup): limits, devices, joined namespaces -> clones stage 2 as its
+//! Start: PID 1 -> stage 1 (in the launch cgroup): limits, devices, shared layers -> own mount namespace, joined namespaces -> clones stage 2 as its
 //! sibling -> writes its id maps -> makes mounts that show them -> hands them over -> ends. Stage 2 goes on inside.
 //! Exec: stage 1 enters the PID namespace only, so that stage 2 can be put into the workload's cgroup by the host's root; stage 2 enters the rest.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use byre_plan::{ExecPlan, LaunchRequest, Namespace, UserNamespace};
-use nix::sched::{CloneFlags, setns};
+use byre_plan::{ExecPlan, LaunchRequest, Namespace, Root, UserNamespace};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -19,7 +19,7 @@ use crate::descriptors::{self, Descriptors};
 use crate::ids::Ids;
 use crate::report::{Failure, Message, Step, blocking_pair, send};
 use crate::sys::{self, Cloned};
-use crate::{Context, confine, handover, mounts, namespace_flags, procfs, settings};
+use crate::{Context, confine, handover, layers, mounts, namespace_flags, procfs, settings};
 
 /// Whether a start needs a stage 1.
 pub(crate) fn needed(request: &LaunchRequest) -> bool {
@@ -57,6 +57,11 @@ pub(crate) fn start(
     let (report, [cgroup, leaf, helper, devices]) = begin(descriptors, report, keep);
     let first = || -> Result<(Ids, OwnedFd, OwnedFd, Cloned), Failure> {
         on_host(request, context, &cgroup, &leaf, &devices)?;
+        if let Root::Layers { layers, .. } = &request.root {
+            layers::share(layers, context)?;
+        }
+        // What it attaches from here on is seen by nobody else.
+        unshare(CloneFlags::CLONE_NEWNS).step("make mount namespace", "")?;
         mounts::isolate()?;
         join(request)?;
         let ids = Ids::of(&request.namespaces.user, context.id_base).step("find id range", "")?;

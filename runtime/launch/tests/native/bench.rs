@@ -51,7 +51,7 @@ impl Bench {
         let parent = File::open(&parent_path).map_err(|error| format!("{}: {error}", parent_path.display()))?.into();
         let helper = File::open("/proc/self/exe").map_err(|error| format!("/proc/self/exe: {error}"))?;
         let files = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
-        for name in ["layers", "containers", "volumes"] {
+        for name in ["layers", "shared", "containers", "volumes"] {
             std::fs::create_dir(files.path().join(name)).map_err(|error| format!("temporary directory: {error}"))?;
         }
         let filter = seccomp::compile(&seccomp::default_profile()).map_err(|error| error.to_string())?;
@@ -72,6 +72,11 @@ impl Bench {
             }
             nix::unistd::ForkResult::Parent { child } => matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0))),
         }
+    }
+
+    /// Unmounts every shared layer.
+    pub(crate) fn release_layers(&self) {
+        byre_launch::release_layers(&self.directory("shared"), "/nonexistent").expect("release layers");
     }
 
     /// A directory of the bench as text.
@@ -124,8 +129,8 @@ impl Bench {
         run: impl FnOnce(&Context<'_>, &Descriptors<'_>) -> Result<Child, StartError>,
     ) -> (Child, File) {
         let (output, theirs) = std::io::pipe().expect("make pipe");
-        let directories = ["layers", "containers", "volumes"].map(|name| self.directory(name));
-        let [layers, containers, volumes] = &directories;
+        let directories = ["layers", "shared", "containers", "volumes"].map(|name| self.directory(name));
+        let [layers, shared, containers, volumes] = &directories;
         let context = Context {
             id,
             id_base: Some(0x1000_0000),
@@ -133,6 +138,7 @@ impl Bench {
             leaf: leaf.as_fd(),
             launch_cgroup: self.parent.as_fd(),
             store_layers: layers,
+            shared_layers: shared,
             containers,
             volumes,
             default_seccomp: &self.filter,
@@ -154,6 +160,7 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
+        self.release_layers();
         let _ = std::fs::remove_dir(&self.parent_path);
     }
 }

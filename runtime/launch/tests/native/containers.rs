@@ -35,6 +35,7 @@ pub(crate) const ALL: &[Test] = &[
     ("devices beside the default ones are denied", devices),
     ("a working directory that leads out of the root does not", working_directory),
     ("mount targets follow links inside the root only", mount_targets),
+    ("a layer is mounted once, and until its file is gone", shared_layers),
 ];
 
 /// Makes an erofs layer of a busybox root and what `more` adds.
@@ -369,4 +370,26 @@ fn mount_targets(bench: &Bench) {
     assert!(!Path::new("/tmp/deep").exists());
     // The link dangles inside the image: nothing is made through it.
     assert!(matches!(ended.report, Report::Failed { .. }), "{ended:?}");
+}
+
+fn shared_layers(bench: &Bench) {
+    let digest = layer(bench, 50, true, |_| {});
+    let request = container(vec![digest], "echo up; sleep 1; cat /etc/group");
+    let plan = check(request).unwrap();
+    let mut running = bench.start(&plan, 0x301);
+    assert_eq!(running.line(), "up\n");
+    assert!(bench.run(container(vec![digest], "test -e /bin/busybox")).output().is_empty());
+    let shared = bench.directory("shared");
+    let mounts = || {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        mounts.lines().filter(|line| line.contains(&format!("{shared}/{digest} "))).count()
+    };
+    let store = bench.directory("layers");
+    byre_launch::release_layers(&shared, &store).unwrap();
+    assert_eq!(mounts(), 1);
+    std::fs::remove_file(format!("{store}/{digest}.erofs")).unwrap();
+    byre_launch::release_layers(&shared, &store).unwrap();
+    assert_eq!(mounts(), 0);
+    assert!(!Path::new(&shared).join(digest.to_string()).exists());
+    assert_eq!(running.finish().output(), "root:x:0:\nweb:x:102:\nlogs:x:4:web\n");
 }

@@ -328,6 +328,8 @@ impl<'a> Trial<'a> {
         let containers = self.bench.directory("containers");
         byre_launch::remove_container_files(&containers, WorkloadId(ID)).expect("remove files");
         let _ = std::fs::remove_dir_all(self.bench.files.path().join("volumes/faulty"));
+        // Each start is its layers' first, so that it reaches every place.
+        self.bench.release_layers();
         ended
     }
 
