@@ -78,7 +78,8 @@ pub(crate) fn build(args: &Args, repository: &Path, out: &Path, progress: &mut d
         Some(directory) => programs_in(directory),
         None => {
             progress("image: programs");
-            programs_in(&build_programs(args, repository)?)
+            let packages: Vec<&str> = PACKAGES.iter().flat_map(|package| ["--package", package]).collect();
+            programs_in(&build_programs(args, repository, &packages)?)
         }
     };
     let spec = ImageSpec {
@@ -98,8 +99,12 @@ fn programs_in(directory: &Path) -> Binaries {
     Binaries { init: directory.join("init"), byred: optional("byred"), byre_oci: optional("byre-oci") }
 }
 
-/// Runs cargo; returns the directory with what it built.
-fn build_programs(args: &Args, repository: &Path) -> Result<PathBuf> {
+/// Runs cargo for the packages and programs that `what` selects; returns the directory with what it built. All that is built with the
+/// image's profile goes through here: other flags in the same directory would have everything built anew, every time.
+///
+/// # Errors
+/// When cargo fails.
+pub(crate) fn build_programs(args: &Args, repository: &Path, what: &[&str]) -> Result<PathBuf> {
     let target_dir = args
         .target_dir
         .clone()
@@ -113,7 +118,7 @@ fn build_programs(args: &Args, repository: &Path) -> Result<PathBuf> {
     command
         .current_dir(repository)
         .args(["build", "--locked", "--quiet", "--target", TARGET, "--profile", &args.profile])
-        .args(PACKAGES.iter().flat_map(|package| ["--package", package]))
+        .args(what)
         .arg("--target-dir")
         .arg(&target_dir)
         .arg("--config")

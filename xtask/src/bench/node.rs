@@ -206,7 +206,7 @@ fn measure(args: &Args, repository: &Path, built: &Path) -> Result<(Side, Side)>
     container_image::make_all(&target.join("images"))?;
     let helpers = match &args.helpers {
         Some(folder) => Helpers::of(folder)?,
-        None => Helpers::build(repository, &args.image.profile)?,
+        None => Helpers::build(repository, &args.image)?,
     };
     let lab = Lab {
         image: built.to_owned(),

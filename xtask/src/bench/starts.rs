@@ -11,7 +11,7 @@ use byre_tests::node::Node;
 use byre_tests::oci::{Archive, ImageConfig, LayerBuilder};
 
 use super::peer_boots::start_times;
-use crate::tools;
+use crate::image;
 
 /// The program that starts containers, its image and its container; and the program in the containers that it starts, and its image.
 const CLIENT: &str = "byre-bench";
@@ -54,17 +54,9 @@ impl Helpers {
     ///
     /// # Errors
     /// If they do not build.
-    pub(super) fn build(repository: &Path, profile: &str) -> Result<Self> {
-        let status = tools::cargo()
-            .args(["build", "--quiet", "--locked", "--package", "byre-tests", "--bin", CLIENT, "--bin", STAMP])
-            .args(["--profile", profile])
-            .current_dir(repository)
-            .status()
-            .context("cannot run cargo")?;
-        ensure!(status.success(), "{CLIENT} and {STAMP} do not build");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
-        let folder = if profile == "dev" { "debug" } else { profile };
-        Self::of(&target.join("x86_64-unknown-linux-gnu").join(folder))
+    pub(super) fn build(repository: &Path, image: &image::Args) -> Result<Self> {
+        let what = ["--package", "byre-tests", "--bin", CLIENT, "--bin", STAMP];
+        Self::of(&image::build_programs(image, repository, &what)?)
     }
 }
 
