@@ -54,12 +54,10 @@ impl Supervisor {
         }
     }
 
-    /// Removes files of containers that no longer exist.
+    /// Removes files and logs of workloads that no longer exist.
     pub(super) fn sweep(&mut self) {
         let mut words = vec!["sweep".to_owned()];
-        words.extend(
-            self.core.workloads().filter(|workload| !workload.is_built_in()).map(|workload| workload.id().to_string()),
-        );
+        words.extend(self.core.workloads().map(|workload| workload.id().to_string()));
         self.begin_task(Purpose::Sweep, words);
     }
 
@@ -123,7 +121,7 @@ impl Supervisor {
             }
             Purpose::Sweep => {
                 if !ended_well {
-                    self.say("files of removed containers were not all swept up");
+                    self.say("files of removed workloads were not all swept up");
                 }
             }
             Purpose::ReleaseLayers => {

@@ -11,7 +11,7 @@ use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::boot_disk::BootFacts;
-use super::{TaskError, gpt_growth, on};
+use super::{TaskError, containers, gpt_growth, on};
 use crate::sys;
 
 /// `byred log`: the blocks that ext4 keeps back are for it, so that a container which fills the disk can still be heard saying so.
@@ -40,7 +40,8 @@ pub(crate) fn mount_data() -> Result<(), TaskError> {
     for path in ["/data/containers", "/data/volumes"] {
         make_directory(path, 0o711, 0, 0)?;
     }
-    make_directories("/data/")
+    make_directories("/data/")?;
+    containers::note_found()
 }
 
 fn known<'a>(path: &'a str, what: &'static str) -> Result<&'a str, TaskError> {
