@@ -1,4 +1,4 @@
-//! The one system call that no crate wraps safely: turning on fs-verity.
+//! The two system calls that no crate wraps safely: turning on fs-verity, and asking for the digest that it holds a file to.
 
 use std::fs::File;
 use std::io;
@@ -6,7 +6,10 @@ use std::os::fd::AsRawFd;
 
 /// `_IOW('f', 133, struct fsverity_enable_arg)` of `linux/fsverity.h`.
 const FS_IOC_ENABLE_VERITY: libc::c_ulong = 0x4080_6685;
+/// `_IOWR('f', 134, struct fsverity_digest)`.
+const FS_IOC_MEASURE_VERITY: libc::c_ulong = 0xc004_6686;
 const HASH_SHA256: u32 = 1;
+const DIGEST_LEN: u16 = 32;
 const BLOCK_LEN: u32 = 4096;
 
 /// `struct fsverity_enable_arg`, version 1.
@@ -54,4 +57,29 @@ pub(crate) fn enable_verity(file: &File) -> io::Result<bool> {
         Some(libc::EEXIST) => Ok(true),
         Some(_) | None => Err(error),
     }
+}
+
+/// `struct fsverity_digest` with room for SHA-256.
+#[repr(C)]
+struct Measured {
+    algorithm: u16,
+    size: u16,
+    digest: [u8; 32],
+}
+
+/// The fs-verity digest (SHA-256) that the kernel holds the reads of `file` to.
+///
+/// # Errors
+/// Of the ioctl: `ENODATA` if the file has no fs-verity.
+pub(crate) fn measure_verity(file: &File) -> io::Result<[u8; 32]> {
+    let mut measured = Measured { algorithm: 0, size: DIGEST_LEN, digest: [0; 32] };
+    // SAFETY: the descriptor is open for the whole call; the kernel writes the head and at most `size` bytes behind it, which are there.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_MEASURE_VERITY as _, &raw mut measured) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if u32::from(measured.algorithm) != HASH_SHA256 || measured.size != DIGEST_LEN {
+        return Err(io::Error::other("fs-verity with another hash than SHA-256"));
+    }
+    Ok(measured.digest)
 }

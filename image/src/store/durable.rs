@@ -28,28 +28,41 @@ pub(super) fn create(dir: &Path, name: &str) -> io::Result<(PathBuf, File)> {
 }
 
 /// Gives the complete temporary file its name. It is not durable before [`sync_dir`].
-pub(super) fn publish(temporary: &Path, file: File, name: &Path, verity: bool) -> io::Result<()> {
-    file.sync_all()?;
-    // fs-verity wants no writer left.
-    drop(file);
-    let file = File::open(temporary)?;
-    if verity {
-        sys::enable_verity(&file)?;
-    }
+fn publish(temporary: &Path, file: File, name: &Path) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(FINISHED_MODE))?;
     file.sync_all()?;
     fs::rename(temporary, name)
 }
 
+/// As [`publish`], under fs-verity where the file system has it. The digest that reads are held to is then in a file of its own beside it,
+/// which has its name first: whoever mounts the layer compares.
+pub(super) fn publish_layer(temporary: &Path, file: File, dir: &Path, layer: &str, digest: &str) -> io::Result<()> {
+    file.sync_all()?;
+    // fs-verity wants no writer left.
+    drop(file);
+    let file = File::open(temporary)?;
+    if sys::enable_verity(&file)? {
+        let measured: String = sys::measure_verity(&file)?.iter().map(|byte| format!("{byte:02x}")).collect();
+        write_file(dir, digest, measured.as_bytes())?;
+    }
+    publish(temporary, file, &dir.join(layer))
+}
+
 /// Writes a small file whole, durable when this returns.
 pub(super) fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    write_file(dir, name, bytes)?;
+    sync_dir(dir)
+}
+
+/// Writes a small file whole; its name is not durable before [`sync_dir`].
+fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let (temporary, mut file) = create(dir, name)?;
-    let done = file.write_all(bytes).and_then(|()| publish(&temporary, file, &dir.join(name), false));
+    let done = file.write_all(bytes).and_then(|()| publish(&temporary, file, &dir.join(name)));
     if done.is_err() {
         // The first error is the one to report; the sweep at the next start removes what this could not.
         let _ = fs::remove_file(&temporary);
     }
-    done.and_then(|()| sync_dir(dir))
+    done
 }
 
 /// Makes renames and removals in `dir` durable.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::record::{Image, LayerInfo};
-use super::{MAX_STORED_IMAGES, Store, StoreError, at, durable, record};
+use super::{MAX_STORED_IMAGES, Store, StoreError, at, durable, layer_names, record};
 use crate::archive::{self, ArchiveError, FoundImage, FoundLayer, StageLimits};
 use crate::check;
 use crate::compression;
@@ -193,7 +193,7 @@ impl Store {
         let _ = durable::remove(&self.records_dir().join(&name));
         let _ = durable::remove(&self.configs_dir().join(&name));
         for diff_id in made {
-            let _ = durable::remove(&self.layer_path(diff_id));
+            let _ = self.remove_layer(diff_id);
         }
     }
 
@@ -247,7 +247,8 @@ impl Store {
         let (temporary, file) = durable::create(&self.layers_dir(), &layer.diff_id.hex()).map_err(at(path))?;
         let result = self.convert_layer(layer, (index, count), file, reporter).and_then(|made| {
             // A file system may find only now that it has no room (delayed allocation).
-            match durable::publish(&temporary, made.file, path, true) {
+            let (layer_name, digest_name) = layer_names(&layer.diff_id);
+            match durable::publish_layer(&temporary, made.file, &self.layers_dir(), &layer_name, &digest_name) {
                 Err(e) if e.kind() == io::ErrorKind::StorageFull => {
                     Err(StoreError::NoSpace { needed: made.bytes, free: self.free_bytes()? })
                 }

@@ -4,6 +4,7 @@
 //! lock                      held by the one process that has the store open
 //! staging/                  blobs of a load under way; emptied at every start
 //! layers/<diff_id>.erofs    layers, mode 0444, fs-verity where the file system has it
+//! layers/<diff_id>.verity   then the digest that fs-verity holds the layer to: 64 hexadecimal digits, compared when it is mounted
 //! configs/<id>.json         configurations, byte for byte
 //! records/<id>.json         written last, removed first: an image exists when its record does
 //! ```
@@ -208,7 +209,17 @@ impl Store {
 
     /// Where the layer with this diff id is, or would be.
     pub fn layer_path(&self, diff_id: &Digest) -> PathBuf {
-        self.layers_dir().join(format!("{}.erofs", diff_id.hex()))
+        self.layers_dir().join(layer_names(diff_id).0)
+    }
+
+    /// Removes a layer and what is known of it.
+    fn remove_layer(&self, diff_id: &Digest) -> Result<(), StoreError> {
+        let (layer, digest) = layer_names(diff_id);
+        for name in [layer, digest] {
+            let path = self.layers_dir().join(name);
+            durable::remove(&path).map_err(at(&path))?;
+        }
+        Ok(())
     }
 
     /// All images, by id.
@@ -322,6 +333,11 @@ impl Catalog {
     pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
         config_bytes(&self.root, image)
     }
+}
+
+/// Names of a layer's file and of the file with its fs-verity digest.
+fn layer_names(diff_id: &Digest) -> (String, String) {
+    (format!("{}.erofs", diff_id.hex()), format!("{}.verity", diff_id.hex()))
 }
 
 fn configs_dir(root: &Path) -> PathBuf {

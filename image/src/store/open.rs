@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 
 use super::record::{self, Image, MAX_RECORD_LEN};
-use super::{Limits, MAX_STORED_IMAGES, Store, StoreError, at, durable};
+use super::{Limits, MAX_STORED_IMAGES, Store, StoreError, at, durable, layer_names};
 use crate::digest::Digest;
 
 /// What opening found and did.
@@ -116,7 +116,8 @@ impl Store {
             .images
             .values()
             .flat_map(|image| &image.layers)
-            .map(|layer| format!("{}.erofs", layer.diff_id.hex()).into())
+            .flat_map(|layer| <[String; 2]>::from(layer_names(&layer.diff_id)))
+            .map(OsString::from)
             .collect();
         let configs: BTreeSet<OsString> =
             self.images.keys().map(|id| format!("{}{}", id.hex(), record::SUFFIX).into()).collect();

@@ -105,8 +105,7 @@ impl Store {
         let mut freed = 0;
         for layer in image.layers.iter().filter(|layer| !needed.contains(&layer.diff_id)) {
             if gone.insert(layer.diff_id) {
-                let path = self.layer_path(&layer.diff_id);
-                durable::remove(&path).map_err(at(&path))?;
+                self.remove_layer(&layer.diff_id)?;
                 freed += layer.bytes;
             }
         }

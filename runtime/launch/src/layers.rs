@@ -1,10 +1,10 @@
 //! Layers of images, each mounted once in the host's view: containers of one image share its pages, so the second start finds the program
 //! in memory, and a hundred containers hold it once. Each container sees a clone with its own id map.
 //!
-//! A layer is mounted by the first start that needs it, in stage 1 before that has a mount namespace of its own, and stays mounted until
+//! A layer is checked and mounted by the first start that needs it, in stage 1 before that has a mount namespace of its own, and stays mounted until
 //! its file is gone from the store: a mount pins the file's blocks, so whoever removes files calls [`release_layers`] after that.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use byre_plan::Digest;
 use rustix::fs::{
@@ -20,8 +20,12 @@ use rustix::mount::{
 use crate::Context;
 use crate::mounts::{attach, clone_tree};
 use crate::report::{Failure, Step};
+use crate::sys;
 
 const STEP: &str = "mount image layer";
+
+/// A SHA-256 digest in hexadecimal digits, and one more byte to see that nothing follows.
+const RECORD_BYTES: usize = 65;
 
 /// Mounts what of these layers nobody has mounted yet, in the mount namespace that this process is in.
 pub(crate) fn share(layers: &[Digest], context: &Context<'_>) -> Result<(), Failure> {
@@ -74,12 +78,38 @@ pub(crate) fn detached(digest: &Digest, context: &Context<'_>) -> Result<OwnedFd
 /// Mounts a layer from its file, attached nowhere.
 fn from_file(digest: &Digest, context: &Context<'_>) -> Result<OwnedFd, Failure> {
     let file = file_of(context.store_layers, &digest.to_string());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let source = openat(CWD, &*file, flags, Mode::empty()).step(STEP, &file)?;
+    check_digest(source.as_fd(), digest, context.store_layers)?;
     let open = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).step(STEP, "erofs")?;
-    fsconfig_set_string(&open, "source", &*file).step(STEP, &file)?;
+    // The file that was checked, whatever has its name by now.
+    let checked = format!("/proc/self/fd/{}", source.as_raw_fd());
+    fsconfig_set_string(&open, "source", &*checked).step(STEP, &file)?;
     fsconfig_set_flag(&open, "ro").step(STEP, &file)?;
     fsconfig_create(&open).step(STEP, &file)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
     fsmount(&open, FsMountFlags::FSMOUNT_CLOEXEC, attributes).step(STEP, &file)
+}
+
+/// Compares the digest that fs-verity holds a layer's reads to with the one that was recorded when the layer was made. A layer without a
+/// record was made where the file system has no fs-verity.
+fn check_digest(layer: BorrowedFd<'_>, digest: &Digest, store_layers: &str) -> Result<(), Failure> {
+    let step = "check image layer";
+    let file = format!("{store_layers}/{digest}.verity");
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let record = match openat(CWD, &*file, flags, Mode::empty()) {
+        Ok(record) => record,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(Failure::new(step, &*file, errno)),
+    };
+    let mut recorded = [0_u8; RECORD_BYTES];
+    let length = rustix::io::read(&record, &mut recorded).step(step, &file)?;
+    let measured = sys::measure_verity(layer).step(step, &format!("{store_layers}/{digest}.erofs"))?;
+    if recorded.get(..length) == Some(Digest(measured).to_string().as_bytes()) {
+        Ok(())
+    } else {
+        Err(Failure::new(step, format!("{store_layers}/{digest}.erofs is not what was loaded"), Errno::BADMSG))
+    }
 }
 
 fn file_of(store: &str, name: &str) -> String {

@@ -315,6 +315,31 @@ pub(crate) fn interface_up(socket: BorrowedFd<'_>, name: &CStr) -> Result<(), Er
         .map(drop)
 }
 
+// ---- fs-verity ------------------------------------------------------------------------------------------------------------------
+
+/// `struct fsverity_digest` of linux/fsverity.h, with room for SHA-256.
+#[repr(C)]
+struct FsVerityDigest {
+    algorithm: u16,
+    size: u16,
+    digest: [u8; 32],
+}
+
+/// The SHA-256 digest that the kernel holds the reads of a file to.
+///
+/// # Errors
+/// ENODATA if it has no fs-verity, EPROTO if it has another hash, otherwise the ioctl's.
+pub(crate) fn measure_verity(file: BorrowedFd<'_>) -> Result<[u8; 32], Errno> {
+    /// `_IOWR('f', 134, struct fsverity_digest)`.
+    const FS_IOC_MEASURE_VERITY: u32 = 0xc004_6686;
+    const SHA256: u16 = 1;
+    let mut measured = FsVerityDigest { algorithm: 0, size: 32, digest: [0; 32] };
+    // SAFETY: the kernel writes the head and at most `size` bytes behind it, which are there.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_MEASURE_VERITY.into(), &raw mut measured) };
+    check(libc::c_long::from(result))?;
+    if measured.algorithm == SHA256 && measured.size == 32 { Ok(measured.digest) } else { Err(Errno::PROTO) }
+}
+
 // ---- eBPF -----------------------------------------------------------------------------------------------------------------------
 
 /// One eBPF instruction, `struct bpf_insn` of linux/bpf.h, with both registers in one byte (source in the high half).

@@ -163,6 +163,13 @@ fn failures_by_name(bench: &Bench) {
     let (step, subject, errno) = ended.failure();
     assert_eq!((step, errno), ("mount image layer", libc::ENOENT));
     assert!(subject.ends_with(&format!("{}.erofs", Digest([9; 32]))));
+    // A layer whose digest was recorded, and which is not under fs-verity any more, or is another one.
+    let image = layer(bench, 7, true, |_| {});
+    std::fs::write(bench.files.path().join(format!("layers/{image}.verity")), image.to_string()).unwrap();
+    let ended = bench.run(container(vec![image], "true"));
+    let (step, subject, _) = ended.failure();
+    assert_eq!(step, "check image layer");
+    assert!(subject.contains(&format!("{image}.erofs")), "{subject}");
 }
 
 fn default_mounts(bench: &Bench) {

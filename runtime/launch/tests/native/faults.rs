@@ -194,6 +194,11 @@ fn starts(bench: &Bench) -> Vec<Start> {
     process.args = ["/bin/sh", "-c", "true"].map(str::to_owned).to_vec();
     process.cwd = "/".to_owned();
     all.push(Start { exec: Some(process), ..start("exec", running) });
+    let measured = layer(bench, 41, true, |_| {});
+    std::fs::write(bench.files.path().join(format!("layers/{measured}.verity")), "of another layer")
+        .expect("write file");
+    let measured = container(vec![measured], "true");
+    all.push(Start { may_fail_at: Some("check image layer"), ..start("container of another layer", measured) });
     // Each of these needs a controller or a capability that a machine may lack; its step is taken either way.
     let mut limited = host_script("true");
     limited.resources.memory_high_bytes = Some(64 << 20);
