@@ -6,7 +6,7 @@ use std::path::Path;
 
 use byre_plan::WorkloadId;
 
-use super::{TaskError, on};
+use super::{TaskError, disks, on};
 use crate::supervisor::{SHARED_LAYERS, STORE_LAYERS};
 
 /// Where things lie by identity: writable layers, and logs. The log service removes a log as well, and sooner, if it runs.

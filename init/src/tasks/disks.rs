@@ -1,9 +1,8 @@
 //! The state and the data partition: checked, grown at first boot, mounted; and unmounted at the end.
 //!
-//! Both are on the disk that was booted and on no other. A file system that `e2fsck` cannot mend by itself is not mounted.
+//! Both are on the disk that was booted and on no other. What is damaged is made ready by [`repair`](super::repair) or not mounted.
 
 use std::path::Path;
-use std::process::Command;
 
 use byre_protocol::definition::{Grant, ServicesFile};
 use byre_protocol::frame;
@@ -11,22 +10,55 @@ use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::boot_disk::BootFacts;
+use super::repair::{self, Damaged, Made};
 use super::{TaskError, containers, gpt_growth, on};
 use crate::sys;
 
 /// `byred log`: the blocks that ext4 keeps back are for it, so that a container which fills the disk can still be heard saying so.
 /// Overlayfs writes as the host's root, which must therefore not be the one who has them.
 const LOG_UID: u32 = 901;
-/// The check program of the root.
-const E2FSCK: &str = "/usr/sbin/e2fsck";
+/// How the state partition was found, for the node's facts: [`WHOLE`], or what was done to it.
+const STATE_FOUND: &str = "/run/byre/state-found";
+const WHOLE: &str = "whole";
+/// Where e2fsck's words about the last repair are kept.
+const STATE_REPORT: &str = "/state/repair.txt";
 
 /// Small and precious: every write there is one that somebody waits for.
 pub(crate) fn mount_state() -> Result<(), TaskError> {
     let facts = BootFacts::read()?;
     let device = known(&facts.state_partition, "the state partition")?;
-    check(device)?;
+    let made = repair::make_ready(&Damaged {
+        device: Path::new(device),
+        second_superblock: Some(byre_slots::STATE_BLOCKS_PER_GROUP),
+        template: Some(Path::new(byre_slots::STATE_TEMPLATE)),
+    })?;
+    say(&made, "the state partition");
     mount(device, "/state", "")?;
+    leave(&made)?;
     make_directories("/state/")
+}
+
+/// Says what was done to a damaged file system, on the console and in the job's log.
+fn say(made: &Made, what: &str) {
+    if let (Some(text), Some(report)) = (made.text(), made.report()) {
+        crate::console::say(&format!("{what}: {text}"));
+        eprintln!("{what}: {text}\n{report}");
+    }
+}
+
+/// Leaves how the state partition was found for the node's facts, and for who looks later.
+fn leave(made: &Made) -> Result<(), TaskError> {
+    let text = made.text().unwrap_or_else(|| WHOLE.to_owned());
+    std::fs::write(STATE_FOUND, format!("{text}\n")).map_err(on("write", STATE_FOUND))?;
+    match made.report() {
+        Some(report) => std::fs::write(STATE_REPORT, report).map_err(on("write", STATE_REPORT)),
+        None => Ok(()),
+    }
+}
+
+/// Whether this boot found the state partition whole. If not, what it does not know of may be what was lost.
+pub(super) fn state_was_whole() -> bool {
+    std::fs::read_to_string(STATE_FOUND).is_ok_and(|text| text.trim() == WHOLE)
 }
 
 /// Large: images, containers, volumes, logs.
@@ -34,7 +66,8 @@ pub(crate) fn mount_data() -> Result<(), TaskError> {
     let facts = BootFacts::read()?;
     let device = known(&facts.data_partition, "the data partition")?;
     gpt_growth::grow_last_partition(known(&facts.disk, "the disk")?, device)?;
-    check(device)?;
+    let made = repair::make_ready(&Damaged { device: Path::new(device), second_superblock: None, template: None })?;
+    say(&made, "the data partition");
     mount(device, "/data", &format!("prjquota,resuid={LOG_UID}"))?;
     sys::grow_mounted_ext4(Path::new("/data"), gpt_growth::size_of(device)?)?;
     for path in ["/data/containers", "/data/volumes"] {
@@ -46,17 +79,6 @@ pub(crate) fn mount_data() -> Result<(), TaskError> {
 
 fn known<'a>(path: &'a str, what: &'static str) -> Result<&'a str, TaskError> {
     if path.starts_with("/dev/") { Ok(path) } else { Err(TaskError::NoBootFacts { what }) }
-}
-
-/// Replays the journal and mends what needs no person.
-fn check(device: &str) -> Result<(), TaskError> {
-    let output = Command::new(E2FSCK).args(["-p", device]).output().map_err(on("execute", E2FSCK))?;
-    // 0: clean, 1: mended, 2: mended and must be mounted anew, which has not happened yet.
-    if matches!(output.status.code(), Some(0..=2)) {
-        return Ok(());
-    }
-    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-    Err(TaskError::Check { program: "e2fsck", device: device.to_owned(), status: output.status.to_string() })
 }
 
 fn mount(device: &str, target: &str, data: &str) -> Result<(), TaskError> {

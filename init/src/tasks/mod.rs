@@ -11,6 +11,7 @@ mod healthy;
 mod identity;
 mod modules;
 mod nocloud;
+mod repair;
 mod sysctl;
 
 use std::path::PathBuf;

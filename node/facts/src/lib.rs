@@ -120,6 +120,11 @@ pub fn summary(facts: &Facts) -> Summary {
             },
             Condition { name: "seccomp", ok: security.seccomp, detail: seccomp },
             Condition { name: "cgroup2", ok: !controllers.is_empty(), detail: cgroup2 },
+            Condition {
+                name: "state",
+                ok: facts.os.state_found.as_deref() == Some("whole"),
+                detail: facts.os.state_found.clone().unwrap_or_else(|| "no word of a state partition".into()),
+            },
         ],
     }
 }

@@ -57,6 +57,7 @@ pub(crate) fn operating_system(root: &Root) -> OperatingSystem {
         slot: known(boot.slot),
         root_hash: known(boot.root_hash),
         disk: known(boot.disk),
+        state_found: attribute(root.run.join("state-found")),
     }
 }
 
@@ -123,7 +124,9 @@ mod tests {
         let record = r#"{"slot":"a","root_hash":"00ff","disk":"vda","new":true}"#;
         std::fs::write(directory.path().join("boot.json"), record).expect("a file");
         let os = operating_system(&root);
-        assert_eq!((os.slot.as_deref(), os.version.as_deref()), (Some("a"), Some("0.1.0")));
+        assert_eq!((os.slot.as_deref(), os.version.as_deref(), os.state_found), (Some("a"), Some("0.1.0"), None));
+        std::fs::write(directory.path().join("state-found"), "whole\n").expect("a file");
+        assert_eq!(operating_system(&root).state_found.as_deref(), Some("whole"));
     }
 
     #[test]

@@ -283,6 +283,8 @@ record! {
         root_hash: Option<String>,
         /// Disk that was booted.
         disk: Option<String>,
+        /// How the state partition was found at this boot: whole, or what was done to it.
+        state_found: Option<String>,
     }
 }
 record! {
@@ -365,7 +367,7 @@ pub struct Summary {
 /// Something that should be so on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// Name: verity, lockdown, seccomp or cgroup2.
+    /// Name: verity, lockdown, seccomp, cgroup2 or state.
     pub name: &'static str,
     /// Whether it is so.
     pub ok: bool,

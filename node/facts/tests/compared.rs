@@ -105,7 +105,7 @@ fn what_does_not_change_does_not_change() {
     assert_eq!(first.pci, second.pci);
     let summary = summary(&second);
     assert_eq!(summary.processors, second.cpu.threads);
-    assert_eq!(summary.conditions.len(), 4);
+    assert_eq!(summary.conditions.len(), 5);
 }
 
 /// Tells a process that it is the one to be sealed.

@@ -9,6 +9,8 @@ pub(crate) struct Ext4<'a> {
     pub(crate) label: &'a str,
     pub(crate) bytes: u64,
     pub(crate) journal_mib: u32,
+    /// Blocks of 4096 bytes in a group, where the usual 32768 would leave no room for a second one and its copy of the superblock.
+    pub(crate) blocks_per_group: Option<u32>,
     /// Features beyond the common ones.
     pub(crate) extra_features: &'a str,
     /// Extended options beyond the common ones.
@@ -34,8 +36,10 @@ pub(crate) fn build(tools: &Tools, path: &Path, fs: &Ext4<'_>) -> Result<()> {
         }
     }
     // Inode per 16 KiB, 256-byte inodes: room for a container host's many small files, and for project ids.
+    let groups = fs.blocks_per_group.map(|blocks| ["-g".to_owned(), blocks.to_string()]);
     run(tools
         .command("sbin/mke2fs")
+        .args(groups.iter().flatten())
         .args(["-t", "ext4", "-q", "-F", "-b", "4096", "-I", "256", "-i", "16384", "-m", "3", "-e", "remount-ro"])
         .args(["-L", fs.label, "-U", &uuid, "-O", &features, "-E", &options])
         .args(["-J", &format!("size={}", fs.journal_mib)])

@@ -146,12 +146,12 @@ impl<'a> Build<'a> {
         let wanted = parse_list(&std::fs::read_to_string(self.spec.repository.join("rootfs/files/modules.list"))?)?;
         let tree = Tree::open(&self.tools, &self.unpacked.join("usr/lib/modules").join(&self.kernel_version))?;
         progress("image: root");
-        let verity = self.build_root(&tree.closure(&wanted, Stage::Root)?)?;
+        let table = disk::layout(self.spec.disk_bytes)?;
+        let verity = self.build_root(&tree.closure(&wanted, Stage::Root)?, &table)?;
         progress("image: kernel");
         let cmdline = format!("{CMDLINE} byre.root={} byre.blocks={}", verity.root_hash, verity.data_blocks);
         self.build_uki(&tree.closure(&wanted, Stage::Early)?, &cmdline)?;
         progress("image: disk");
-        let table = disk::layout(self.spec.disk_bytes)?;
         self.build_disk(&table)?;
         let root_hash = verity.root_hash.to_string();
         let cargo_lock = self.spec.repository.join("Cargo.lock");
@@ -181,7 +181,11 @@ impl<'a> Build<'a> {
     }
 
     /// Makes `root.erofs` and `root.verity`.
-    fn build_root(&self, modules: &[Module]) -> Result<byre_verity::Tree> {
+    fn build_root(&self, modules: &[Module], table: &byre_slots::gpt::Table) -> Result<byre_verity::Tree> {
+        let state = self.work.join("empty-state");
+        self.build_state(table, &state)?;
+        let mut state = std::io::BufReader::with_capacity(1 << 16, std::fs::File::open(&state)?);
+        let state_template = byre_slots::template::encode(&mut state)?;
         let files = self.spec.repository.join("rootfs/files");
         let sources = services::read(&files.join("services"))?;
         let compiled = if sources.is_empty() {
@@ -199,6 +203,7 @@ impl<'a> Build<'a> {
             kernel_version: &self.kernel_version,
             services: &sources,
             compiled: &compiled,
+            state_template: &state_template,
             overlay: &overlay,
             version: &self.spec.version,
             epoch: self.epoch,
@@ -240,6 +245,20 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
+    /// Makes the state partition's file system. Two groups, so that there is a copy of the superblock from which it can be mended.
+    fn build_state(&self, table: &byre_slots::gpt::Table, to: &Path) -> Result<()> {
+        let partition_bytes = table.by_label(byre_slots::STATE_LABEL)?.size_bytes();
+        let fs = Ext4 {
+            label: byre_slots::STATE_LABEL,
+            bytes: attempts::offset_in_state(partition_bytes).context("state partition too small")?,
+            journal_mib: 4,
+            blocks_per_group: Some(byre_slots::STATE_BLOCKS_PER_GROUP),
+            extra_features: "",
+            extra_options: "",
+        };
+        ext4::build(&self.tools, to, &fs)
+    }
+
     /// Makes `disk.img`, both slots filled.
     fn build_disk(&self, table: &byre_slots::gpt::Table) -> Result<()> {
         let out = &self.spec.out;
@@ -249,19 +268,12 @@ impl<'a> Build<'a> {
         let boot_bytes = table.by_label(byre_slots::BOOT_LABEL)?.size_bytes();
         let contents = Boot { loader: &loader, uki: &uki, bytes: boot_bytes };
         boot::build(&self.tools, &boot_image, &self.work.join("boot"), &contents)?;
-        let state_bytes = table.by_label(byre_slots::STATE_LABEL)?.size_bytes();
-        let state_fs = Ext4 {
-            label: byre_slots::STATE_LABEL,
-            bytes: attempts::offset_in_state(state_bytes).context("state partition too small")?,
-            journal_mib: 4,
-            extra_features: "",
-            extra_options: "",
-        };
-        ext4::build(&self.tools, &state, &state_fs)?;
+        self.build_state(table, &state)?;
         let data_fs = Ext4 {
             label: byre_slots::DATA_LABEL,
             bytes: table.by_label(byre_slots::DATA_LABEL)?.size_bytes(),
             journal_mib: 16,
+            blocks_per_group: None,
             extra_features: "project,quota,verity",
             extra_options: "quotatype=prjquota",
         };

@@ -49,6 +49,8 @@ pub(crate) struct Root<'a> {
     pub(crate) services: &'a [Source],
     /// The compiled definitions and policy; empty if there is no service.
     pub(crate) compiled: &'a [u8],
+    /// The state partition's empty file system, to be put there if the one that is there cannot be mended.
+    pub(crate) state_template: &'a [u8],
     /// `rootfs/files/root`: files taken as they are.
     pub(crate) overlay: &'a Path,
     pub(crate) version: &'a str,
@@ -76,6 +78,7 @@ impl Root<'_> {
         for source in self.services {
             put(to, &format!("usr/lib/byre/services/{}.toml", source.name), &source.text)?;
         }
+        put(to, byre_slots::STATE_TEMPLATE.trim_start_matches('/'), self.state_template)?;
         if !self.compiled.is_empty() {
             put(to, ServicesFile::PATH.trim_start_matches('/'), self.compiled)?;
         }

@@ -17,6 +17,7 @@ pub mod efivar;
 pub mod entry;
 pub mod gpt;
 mod guid;
+pub mod template;
 pub mod uki;
 
 pub use guid::Guid;
@@ -84,5 +85,9 @@ impl Slot {
 pub const BOOT_LABEL: &str = "boot";
 /// Label of the small partition for identity and records.
 pub const STATE_LABEL: &str = "state";
+/// Blocks (of 4096 bytes) in a group of the state partition's file system, and so the place of its second superblock.
+pub const STATE_BLOCKS_PER_GROUP: u32 = 8192;
+/// Where the root keeps the [`template`] of the state partition's empty file system.
+pub const STATE_TEMPLATE: &str = "/usr/lib/byre/state.template";
 /// Label of the partition for images, containers, volumes and logs.
 pub const DATA_LABEL: &str = "data";

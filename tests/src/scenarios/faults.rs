@@ -1,4 +1,5 @@
-//! Machines that are harmed: a flipped bit in the root, a kernel image cut short, a data partition that is full.
+//! Machines that are harmed: a flipped bit in the root or in a layer, a kernel image cut short, a state partition without its head or
+//! without anything, a data partition that is full.
 //!
 //! Nobody helps: each of them must serve again by itself.
 
@@ -11,13 +12,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use byre_rootfs_build::Manifest;
 
-use super::{On, Scenario, contains, same, sh};
+use super::{On, Scenario, contains, eventually, inspect, same, sh};
 use crate::node::{BOOT_LIMIT, Lab, Node, Off};
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "faults::a_flipped_bit_in_the_running_root_panics_and_comes_back", on: On::Own(flipped_bit) },
     Scenario { name: "faults::a_truncated_kernel_image_falls_back", on: On::Own(truncated_uki) },
     Scenario { name: "faults::a_full_data_partition_stays_inside", on: On::Own(full_disk) },
+    Scenario { name: "faults::damaged_partitions_are_mended_or_refused_by_name", on: On::Own(damaged_partitions) },
 ];
 
 /// Blocks of dm-verity.
@@ -140,6 +142,107 @@ fn truncated_uki(lab: &Lab, folder: &Path) -> Result<()> {
     wait_long(&mut node)?;
     let after = node.ctl().json(&["version"])?["server"]["slot"].as_str().unwrap_or_default().to_owned();
     ensure!(after != slot, "slot {slot} booted with a third of its kernel image");
+    Ok(())
+}
+
+/// One machine, damaged three times while it is off: the state partition loses its first blocks, the programs in layers get another
+/// byte, and the state partition loses everything.
+fn damaged_partitions(lab: &Lab, folder: &Path) -> Result<()> {
+    let node = Node::boot(lab, folder)?;
+    node.load_busybox()?;
+    node.ctl().ok(&[
+        "run",
+        "-d",
+        "--name",
+        "kept",
+        "--restart",
+        "always",
+        "-v",
+        "stays:/stays",
+        "busybox",
+        "sh",
+        "-c",
+        KEPT,
+    ])?;
+    let identity = node.ctl().json(&["node"])?["machine_id"].clone();
+    node.ctl().ok(&["shutdown", "--yes"])?;
+    let mut machine = node.wait_off()?;
+    let raw = flat_disk(&mut machine)?;
+    let manifest = Manifest::read(&lab.image)?;
+    let state = manifest.partition("state")?;
+    let disk = OpenOptions::new().read(true).write(true).open(&raw)?;
+    disk.write_all_at(&[0; 8192], state.offset_bytes)?;
+
+    // The second superblock is as good as the first: nothing is lost, and the node says what it did.
+    let node = machine.switch_on()?;
+    contains("the console", &node.serial().text(), &["state partition", "mended from its second superblock"])?;
+    same("machine identity", &node.ctl().json(&["node"])?["machine_id"], &identity)?;
+    contains("the node's conditions", &node.ctl().ok(&["node"])?, &["mended"])?;
+    eventually("its container runs", || Ok(inspect(&node, "kept")?["workload"]["state"] == "running"))?;
+    same(
+        "starts that its file tells of",
+        node.ctl().ok(&["exec", "kept", "sh", "-c", "wc -l </starts"])?.as_str(),
+        "2",
+    )?;
+    node.ctl().ok(&["shutdown", "--yes"])?;
+    let machine = node.wait_off()?;
+    flip_in_programs(&disk, manifest.partition("data")?.offset_bytes)?;
+
+    // The layer is not what was loaded: the start fails, and says of which file.
+    let node = machine.switch_on()?;
+    let refused = node.ctl().run(&["run", "--rm", "busybox", "true"])?;
+    ensure!(refused.code != 0, "a container of a damaged image ran");
+    contains("what it was told", &refused.stderr, &["execute", "true", "Input/output error"])?;
+    node.ctl().ok(&["shutdown", "--yes"])?;
+    let machine = node.wait_off()?;
+    zero(&disk, state.offset_bytes, state.size_bytes)?;
+
+    // An empty state partition: the node is another one, with the images and volumes of the data partition.
+    let node = machine.switch_on()?;
+    contains("the console", &node.serial().text(), &["state partition", "is empty now"])?;
+    ensure!(node.ctl().json(&["node"])?["machine_id"] != identity, "the identity came from nowhere");
+    same("containers", node.ctl().ok(&["ps", "-a", "-q"])?.as_str(), "")?;
+    node.ctl().ok(&["image", "rm", "busybox"])?;
+    node.load_busybox()?;
+    same("its volume", sh(&node, &["-v", "stays:/stays"], "cat /stays/note")?.as_str(), "here")?;
+    node.ctl().ok(&["shutdown", "--yes"])?;
+    node.wait_off().map(drop)
+}
+
+/// What the container of [`damaged_partitions`] runs: it leaves something in its writable layer and in a volume.
+const KEPT: &str = "echo started >>/starts; echo here >/stays/note; exec sleep 100000";
+
+/// Changes a byte of every program that begins at a block of the data partition, at a place that the kernel does not look at: without
+/// fs-verity it would run.
+fn flip_in_programs(disk: &std::fs::File, data: u64) -> Result<()> {
+    const ELF: &[u8] = b"\x7fELF";
+    /// In the padding of e_ident.
+    const PADDING: u64 = 12;
+    let mut chunk = vec![0; 256 * 4096];
+    let (mut at, mut found) = (data, 0);
+    loop {
+        let length = disk.read_at(&mut chunk, at)?;
+        if length == 0 {
+            break;
+        }
+        for (block, bytes) in (0_u64..).zip(chunk[..length].chunks(4096)) {
+            if bytes.starts_with(ELF) {
+                disk.write_all_at(&[0x55], at + block * 4096 + PADDING)?;
+                found += 1;
+            }
+        }
+        at += length as u64;
+    }
+    ensure!(found > 0, "no program is found on the data partition");
+    Ok(())
+}
+
+fn zero(disk: &std::fs::File, offset: u64, bytes: u64) -> Result<()> {
+    let zeros = vec![0; 1 << 20];
+    for at in (0..bytes).step_by(zeros.len()) {
+        let length = zeros.len().min(usize::try_from(bytes - at)?);
+        disk.write_all_at(zeros.get(..length).unwrap_or_default(), offset + at)?;
+    }
     Ok(())
 }
 
