@@ -4,8 +4,8 @@
 //! words, sizes are numbers, times are RFC 3339.
 
 use byre_api::proto::{
-    ContainerSpec, EventsResponse, Exit, GetNodeResponse, Image, InspectResponse, KernelLogResponse, Limits, Restart,
-    Run, VersionResponse, VolumeMount, Workload, WorkloadStats,
+    Cause, ContainerSpec, EventsResponse, Exit, GetNodeResponse, Image, InspectResponse, KernelLogResponse, Limits,
+    Restart, Run, VersionResponse, VolumeMount, Workload, WorkloadStats,
 };
 use prost_types::Timestamp;
 use serde_json::{Value, json};
@@ -41,6 +41,10 @@ pub(crate) fn exit(exit: Option<&Exit>) -> Value {
 
 pub(crate) fn run(run: &Run) -> Value {
     json!({"started": at(run.started.as_ref()), "ended": at(run.ended.as_ref()), "exit": exit(run.exit.as_ref())})
+}
+
+pub(crate) fn cause(cause: &Cause) -> Value {
+    json!({"workload": cause.workload, "reason": cause.reason, "text": cause.text, "details": cause.details})
 }
 
 pub(crate) fn workload(workload: &Workload) -> Value {

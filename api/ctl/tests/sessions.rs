@@ -237,7 +237,7 @@ fn lists_are_tables_or_json_and_never_drive_the_terminal() {
 fn why_tells_the_state_the_reason_and_the_runs() {
     let peer = Peer::start();
     let told = String::from_utf8(peer.byrectl(&["why", "web"]).output().unwrap().stdout).unwrap();
-    let expected = "web: Up \\u{1b}[31m2 minutes\n  why: its last run used too much memory\n  \
+    let expected = "web: Up \\u{1b}[31m2 minutes\n  why: web: it waits for db\n  why: db: somebody stopped it\n  \
                     run: 1970-01-01T00:00:00Z, 1 minute, exit code 137, out of memory\n";
     assert_eq!(told, expected);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use byre_plan::{Name, WorkloadId};
 use byre_protocol::control::{RefusedCode, Reply, Request, Target};
 use byre_protocol::definition::Kind;
-use byre_protocol::status::{Detail, Summary};
+use byre_protocol::status::{Detail, Link, Summary};
 use tokio::sync::OnceCell;
 use tonic::Status;
 
@@ -211,6 +211,24 @@ impl Backend {
         detail(answer)
     }
 
+    /// Why a workload is in its state.
+    ///
+    /// # Errors
+    /// PID 1's refusal: it may be gone by now.
+    pub(crate) async fn why(&self, id: WorkloadId) -> Result<Vec<Link>, Status> {
+        match self.control.call(Request::Why { target: Target::Id(id) }).await?.reply {
+            Reply::Explained(chain) => Ok(chain),
+            Reply::Done
+            | Reply::Created { .. }
+            | Reply::Page { .. }
+            | Reply::Inspected(_)
+            | Reply::ExecStarted { .. }
+            | Reply::Input { .. }
+            | Reply::Descriptor
+            | Reply::Refused(_) => Err(ControlError::Unexpected.into()),
+        }
+    }
+
     /// Everything about a container.
     ///
     /// # Errors
@@ -279,6 +297,7 @@ fn detail(answer: Answer) -> Result<Box<Detail>, Status> {
         | Reply::ExecStarted { .. }
         | Reply::Input { .. }
         | Reply::Descriptor
+        | Reply::Explained(_)
         | Reply::Refused(_) => Err(ControlError::Unexpected.into()),
     }
 }

@@ -240,6 +240,7 @@ impl Control {
             | Reply::Page { .. }
             | Reply::Inspected(_)
             | Reply::Input { .. }
+            | Reply::Explained(_)
             | Reply::Descriptor) => Ok(Answer { reply, descriptors, ended: None }),
         };
         drop(table);

@@ -89,6 +89,7 @@ pub(crate) fn exit(cause: &Cause) -> proto::Exit {
         Cause::StartFailed(failure) => plain(start_failed_code(failure), start_failed_text(failure)),
         Cause::NotReady => plain(137, "stopped: it was not ready in time".into()),
         Cause::Dependency(name) => plain(143, format!("stopped, because {name} that it needs stopped")),
+        Cause::Deadline => plain(137, "stopped: it ran longer than its deadline".into()),
         Cause::Interrupted => plain(137, "the node lost power or restarted while it ran".into()),
     }
 }
@@ -175,7 +176,9 @@ pub(crate) fn about(duration: Duration) -> String {
     if number == 1 { format!("1 {unit}") } else { format!("{number} {unit}s") }
 }
 
-fn since(now: Moment, then: Moment) -> String {
+/// How long ago a moment was.
+#[must_use]
+pub(crate) fn since(now: Moment, then: Moment) -> String {
     // The boot clock does not run while the machine is off; a moment of an earlier boot is told by the wall clock.
     let millis = if then.boot_ms <= now.boot_ms && now.wall_ms.abs_diff(then.wall_ms) < now.boot_ms.saturating_mul(2) {
         now.boot_ms - then.boot_ms
@@ -198,7 +201,7 @@ fn status_text(summary: &Summary, now: Moment) -> String {
         State::Starting { since: then } => format!("Starting for {}", since(now, *then)),
         State::Up { since: then, ready: true, .. } => format!("Up {}", since(now, *then)),
         State::Up { since: then, ready: false, .. } => format!("Up {} (not ready)", since(now, *then)),
-        State::Stopping { rung: Rung::Signal, .. } => "Stopping".into(),
+        State::Stopping { rung: Rung::Hook | Rung::Signal, .. } => "Stopping".into(),
         State::Stopping { rung: Rung::Kill, .. } => "Stopping (killed)".into(),
         State::Draining { .. } => "Ending".into(),
         State::Backoff { until_boot_ms, streak } => {
@@ -302,6 +305,7 @@ pub(crate) fn event(event: &Event) -> proto::EventsResponse {
             State::Starting { .. } => ("starting", None, String::new()),
             State::Up { ready: false, pid, .. } => ("up", None, format!("pid {pid}")),
             State::Up { ready: true, pid, .. } => ("ready", None, format!("pid {pid}")),
+            State::Stopping { rung: Rung::Hook, .. } => ("stopping", None, "hook".into()),
             State::Stopping { rung: Rung::Signal, .. } => ("stopping", None, "signal".into()),
             State::Stopping { rung: Rung::Kill, .. } => ("stopping", None, "kill".into()),
             State::Draining { cause } => ("draining", Some(self::exit(cause)), String::new()),

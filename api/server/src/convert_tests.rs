@@ -19,6 +19,7 @@ fn cause() -> impl Strategy<Value = Cause> {
         Just(Cause::NotReady),
         Just(Cause::Dependency(Name::try_from("net").unwrap())),
         Just(Cause::Interrupted),
+        Just(Cause::Deadline),
     ]
 }
 

@@ -142,6 +142,7 @@ async fn ended_well(session: &mut Session) -> Result<(), Status> {
         | Cause::StartFailed(_)
         | Cause::NotReady
         | Cause::Dependency(_)
-        | Cause::Interrupted) => Err(complaint(&cause, &complaint_text(session))),
+        | Cause::Interrupted
+        | Cause::Deadline) => Err(complaint(&cause, &complaint_text(session))),
     }
 }

@@ -70,6 +70,7 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
     Some(match path.strip_prefix("/byre.node.v1.")? {
         "Workloads/List"
         | "Workloads/Inspect"
+        | "Workloads/Why"
         | "Workloads/Wait"
         | "Workloads/Logs"
         | "Workloads/Stats"
@@ -175,7 +176,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(methods, 27);
+        assert_eq!(methods, 28);
         assert_eq!(needed_role("/byre.node.v1.Workloads/Unheard"), None);
         assert_eq!(needed_role("/other.Service/List"), None);
         assert_eq!(needed_role(""), None);

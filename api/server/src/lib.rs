@@ -31,6 +31,7 @@ mod server;
 mod session;
 mod spec;
 mod tls;
+mod why;
 mod workloads;
 
 pub use audit::AuditError;

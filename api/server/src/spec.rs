@@ -108,6 +108,8 @@ pub(crate) fn definition(
         open_stdin: spec.open_stdin,
         remove_on_exit: spec.remove_on_exit,
         shutdown_priority: 0,
+        binds_to: Vec::new(),
+        deadline_ms: 0,
     };
     Ok((definition, warnings))
 }

@@ -21,7 +21,7 @@ use crate::backend::{Backend, SharedBackend};
 use crate::control::ControlError;
 use crate::convert;
 use crate::gate::Peer;
-use crate::{attach, copy, exec, figures, logs, spec};
+use crate::{attach, copy, exec, figures, logs, spec, why};
 
 const CREATE: Change = Change { method: "Workloads/Create", frees_space: false };
 const START: Change = Change { method: "Workloads/Start", frees_space: false };
@@ -74,6 +74,7 @@ impl WorkloadsService {
             | Reply::ExecStarted { .. }
             | Reply::Input { .. }
             | Reply::Descriptor
+            | Reply::Explained(_)
             | Reply::Refused(_) => Err(ControlError::Unexpected.into()),
         }
     }
@@ -282,6 +283,17 @@ impl Workloads for WorkloadsService {
             cgroup: detail.cgroup,
             id_base: detail.id_base,
             definition_json,
+        }))
+    }
+
+    async fn why(&self, request: Request<proto::WhyRequest>) -> Result<Response<proto::WhyResponse>, Status> {
+        let detail = self.0.inspect(&request.get_ref().workload).await?;
+        let chain = self.0.why(detail.summary.id).await?;
+        let now = convert::now();
+        Ok(Response::new(proto::WhyResponse {
+            workload: Some(convert::workload(&detail.summary, now)),
+            chain: chain.iter().map(|link| why::cause(link, now)).collect(),
+            history: detail.history.iter().map(convert::run).collect(),
         }))
     }
 

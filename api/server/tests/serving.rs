@@ -112,6 +112,7 @@ async fn all_methods(channel: Channel) -> Vec<(&'static str, Role, Code)> {
     call!(workloads.remove(proto::RemoveRequest::default()), Operator);
     call!(workloads.list(proto::ListRequest::default()), Reader);
     call!(workloads.inspect(proto::InspectRequest::default()), Reader);
+    call!(workloads.why(proto::WhyRequest::default()), Reader);
     call!(workloads.wait(proto::WaitRequest::default()), Reader);
     call!(workloads.logs(proto::LogsRequest::default()), Reader);
     call!(workloads.attach(tokio_stream::iter(Vec::<proto::AttachRequest>::new())), Operator);

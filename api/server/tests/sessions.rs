@@ -27,7 +27,7 @@ use byre_protocol::control::{Call, Event, FromInit, Notice, Refused, RefusedCode
 use byre_protocol::definition::{Definition, Kind};
 use byre_protocol::frame::{self, MESSAGE_BYTES};
 use byre_protocol::peer::{ImageAnswer, ImageCall, ImageRecord, LogCall, LogChunk};
-use byre_protocol::status::{Cause, Detail, Moment, Run, State, Summary, Why};
+use byre_protocol::status::{Because, Cause, Detail, Link, Moment, Run, State, Summary, Why};
 use machine::{Machine, TOKEN, joinable, machine};
 use rustix::net::{RecvFlags, SendFlags};
 use serde::Serialize;
@@ -114,6 +114,12 @@ impl Init {
                 Request::OpenInput { .. } => {
                     let refused = Refused { code: RefusedCode::WrongState, text: "it has ended".into() };
                     answer(Reply::Refused(refused));
+                }
+                Request::Why { .. } => {
+                    let link = |name: &str, because| Link { name: Name::try_from(name).unwrap(), because };
+                    let other = Name::try_from("db").unwrap();
+                    let chain = vec![link("web", Because::Waiting { other }), link("db", Because::Missing)];
+                    answer(Reply::Explained(chain));
                 }
                 Request::Stop { .. }
                 | Request::Restart { .. }
@@ -536,4 +542,15 @@ async fn an_image_is_resolved_once_until_images_change() {
     ImagesClient::new(node.channel.clone()).remove_image(remove).await.unwrap();
     node.workloads().create(create).await.unwrap();
     assert_eq!(node.resolved.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn why_is_the_whole_chain_for_programs_and_people() {
+    let node = node().await;
+    let told = node.workloads().why(proto::WhyRequest { workload: "web".into() }).await.unwrap().into_inner();
+    let chain: Vec<(&str, &str)> =
+        told.chain.iter().map(|cause| (cause.workload.as_str(), cause.reason.as_str())).collect();
+    assert_eq!(chain, [("web", "waiting"), ("db", "missing")]);
+    assert_eq!(told.chain[0].details["waits_for"], "db");
+    assert!(told.chain.iter().all(|cause| !cause.text.is_empty()));
 }

@@ -6,7 +6,7 @@ use byre_plan::limits::AUTOMATIC_IDS;
 use byre_plan::{Name, Origin, Plan, Policy, UserNamespace, WorkloadId};
 use byre_protocol::control::{Event as Told, FromInit, Notice, RefusedCode, Reply, What};
 use byre_protocol::definition::{Definition, Role};
-use byre_protocol::status::{Moment, Why};
+use byre_protocol::status::{Cause, Moment, Why};
 
 use crate::action::{Action, Attachment};
 use crate::durable::Records;
@@ -167,6 +167,7 @@ impl Core {
         if self.ending.is_some() {
             return;
         }
+        self.stop_what_is_bound();
         let startable: Vec<WorkloadId> = self
             .workloads
             .values()
@@ -182,10 +183,28 @@ impl Core {
         }
     }
 
+    /// Stops what runs and is bound to something that is not ready any more.
+    fn stop_what_is_bound(&mut self) {
+        let is_ready =
+            |name: &Name| self.names.get(name).and_then(|id| self.workloads.get(id)).is_some_and(Workload::is_ready);
+        let unbound: Vec<(WorkloadId, Name, u32)> = self
+            .workloads
+            .values()
+            .filter(|workload| matches!(workload.actual, Actual::Starting { .. } | Actual::Up { .. }))
+            .filter_map(|workload| {
+                let missing = workload.definition.binds_to.iter().find(|name| !is_ready(name))?;
+                Some((workload.id, missing.clone(), workload.definition.stop.grace_ms))
+            })
+            .collect();
+        for (id, missing, grace_ms) in unbound {
+            self.stop(id, Some(Cause::Dependency(missing)), grace_ms);
+        }
+    }
+
     /// The first workload that this one has to wait for.
     fn blocker(&self, definition: &Definition) -> Option<Name> {
         let by_name = |name: &Name| self.names.get(name).and_then(|id| self.workloads.get(id));
-        let needed = definition.needs.iter().find(|name| !by_name(name).is_some_and(Workload::is_ready));
+        let needed = definition.requires().find(|name| !by_name(name).is_some_and(Workload::is_ready));
         let preceding = || {
             definition.after.iter().find(|name| {
                 by_name(name)

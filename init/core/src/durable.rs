@@ -142,6 +142,7 @@ impl Core {
     }
 
     pub(crate) fn forget(&mut self, id: WorkloadId) {
+        self.end_execs_of(id);
         if let Some(workload) = self.workloads.remove(&id) {
             self.names.remove(&workload.definition.name);
             self.actions.push(Action::Forget { id });

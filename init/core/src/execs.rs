@@ -31,13 +31,15 @@ pub(crate) enum Purpose {
     Client(Caller),
     /// The readiness probe of this run.
     Probe(u64),
+    /// The stop hook of this run.
+    StopHook(u64),
 }
 
 impl Purpose {
     fn channel(self) -> Option<ChannelId> {
         match self {
             Self::Client(caller) => Some(caller.channel),
-            Self::Probe(_) => None,
+            Self::Probe(_) | Self::StopHook(_) => None,
         }
     }
 }
@@ -112,14 +114,42 @@ impl Core {
         }
     }
 
+    /// Runs a stop hook inside the workload, as the workload's own user. One that cannot run brings the signal at once.
+    pub(crate) fn begin_stop_hook(&mut self, id: WorkloadId, deadline_boot_ms: u64) {
+        let (Some(workload), Some(policy)) = (self.workloads.get(&id), &self.policy) else { return };
+        let (run, args) = (workload.run, workload.definition.stop.hook.clone());
+        let process = Process { args, terminal: None, ..workload.plan.request().process.clone() };
+        match Plan::check_exec(process, &workload.plan, policy, workload.origin()) {
+            Ok(plan) => {
+                let exec = ExecId(self.next_exec);
+                self.add_exec(id, plan, Purpose::StopHook(run));
+                if let Some(exec) = self.execs.get_mut(&exec) {
+                    exec.kill_at_boot_ms = Some(deadline_boot_ms);
+                }
+            }
+            Err(refusal) => {
+                self.say(format!("stop hook of {id} cannot run: {refusal}"));
+                self.stop_hook_ended(id, run);
+            }
+        }
+    }
+
     fn probe_ended(&mut self, id: WorkloadId, run: u64, passed: bool) {
         if passed {
             return self.ready(id, run);
         }
         let now_ms = self.now.boot_ms;
         let Some(workload) = self.workloads.get_mut(&id).filter(|workload| workload.run == run) else { return };
+        workload.failed_probes = workload.failed_probes.saturating_add(1);
         if let ReadyWhen::Exec { interval_ms, .. } = workload.definition.readiness.when {
             workload.probe_at_boot_ms = Some(now_ms.saturating_add(u64::from(interval_ms.max(MINIMUM_PROBE_MS))));
+        }
+    }
+
+    /// The probe service found that a workload is not ready.
+    pub(crate) fn probe_said_no(&mut self, id: WorkloadId, run: u64) {
+        if let Some(workload) = self.workloads.get_mut(&id).filter(|workload| workload.run == run) {
+            workload.failed_probes = workload.failed_probes.saturating_add(1);
         }
     }
 
@@ -136,7 +166,7 @@ impl Core {
                         self.answer(caller, Reply::ExecStarted { exec: id.0 }, attachment);
                     }
                     Purpose::Client(_) => self.signal_exec(id, KILL),
-                    Purpose::Probe(_) => {}
+                    Purpose::Probe(_) | Purpose::StopHook(_) => {}
                 }
             }
             LaunchOutcome::Failed(failure) => {
@@ -148,6 +178,7 @@ impl Core {
                         self.refuse(caller, refused(RefusedCode::StartFailed, &describe_failure(&name, &failure)));
                     }
                     Purpose::Probe(run) => self.probe_ended(workload, run, false),
+                    Purpose::StopHook(run) => self.stop_hook_ended(workload, run),
                 }
             }
         }
@@ -170,6 +201,7 @@ impl Core {
                 }
             }
             Purpose::Probe(run) => self.probe_ended(exec.workload, run, cause == Cause::Code(0)),
+            Purpose::StopHook(run) => self.stop_hook_ended(exec.workload, run),
         }
     }
 
@@ -195,6 +227,15 @@ impl Core {
         }
         for id in orphans {
             self.signal_exec(id, HANG_UP);
+        }
+    }
+
+    /// A workload is gone, and with it everything that ran in it: what has not been seen to end yet counts as killed.
+    pub(crate) fn end_execs_of(&mut self, id: WorkloadId) {
+        let of_it: Vec<ExecId> =
+            self.execs.iter().filter(|(_, exec)| exec.workload == id).map(|(exec, _)| *exec).collect();
+        for exec in of_it {
+            self.exec_exited(exec, ExitStatus::Signal(KILL));
         }
     }
 

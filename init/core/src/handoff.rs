@@ -128,6 +128,7 @@ pub(crate) struct WorkloadRecord {
     history: Vec<Run>,
     oom_kills: u32,
     probe_at_boot_ms: Option<u64>,
+    failed_probes: u32,
     remove_if_start_fails: bool,
     durable: bool,
     pub(crate) adopted: bool,
@@ -165,6 +166,7 @@ struct ExecRecord {
 enum PurposeRecord {
     Client(CallerRecord),
     Probe(u64),
+    StopHook(u64),
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -331,6 +333,7 @@ impl Core {
             // The channel may be gone: then the session is being hung up.
             PurposeRecord::Client(caller) => Purpose::Client(caller.into_caller()),
             PurposeRecord::Probe(run) => Purpose::Probe(run),
+            PurposeRecord::StopHook(run) => Purpose::StopHook(run),
         };
         let exec = Exec { workload, plan, purpose, running, kill_at_boot_ms };
         once("exec session", self.execs.insert(ExecId(id), exec), id)
@@ -407,6 +410,7 @@ impl WorkloadRecord {
             history,
             oom_kills,
             probe_at_boot_ms,
+            failed_probes,
             remove_if_start_fails,
             durable,
             adopted,
@@ -426,6 +430,7 @@ impl WorkloadRecord {
             history: history.iter().cloned().collect(),
             oom_kills: *oom_kills,
             probe_at_boot_ms: *probe_at_boot_ms,
+            failed_probes: *failed_probes,
             remove_if_start_fails: *remove_if_start_fails,
             durable: *durable,
             adopted: *adopted,
@@ -453,6 +458,7 @@ impl WorkloadRecord {
             history: VecDeque::from(self.history),
             oom_kills: self.oom_kills,
             probe_at_boot_ms: self.probe_at_boot_ms,
+            failed_probes: self.failed_probes,
             remove_if_start_fails: self.remove_if_start_fails,
             durable: self.durable,
             adopted: self.adopted,
@@ -514,6 +520,7 @@ impl ExecRecord {
         let purpose = match purpose {
             Purpose::Client(caller) => PurposeRecord::Client(CallerRecord::of(*caller)),
             Purpose::Probe(run) => PurposeRecord::Probe(*run),
+            Purpose::StopHook(run) => PurposeRecord::StopHook(*run),
         };
         let process = plan.process().clone();
         Self { id, workload: *workload, process, purpose, running: *running, kill_at_boot_ms: *kill_at_boot_ms }

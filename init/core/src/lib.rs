@@ -42,6 +42,7 @@ mod requests;
 mod rescue;
 mod shutdown;
 mod tables;
+mod why;
 mod workload;
 
 pub use action::{Action, Attachment};

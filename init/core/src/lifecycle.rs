@@ -2,7 +2,7 @@
 
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Notice, RefusedCode, What};
-use byre_protocol::definition::{Kind, ReadyWhen, RestartPolicy, Role};
+use byre_protocol::definition::{Kind, ReadyWhen, RestartPolicy, Role, Stop};
 use byre_protocol::status::{Cause, Run, Rung, StartFailure, Why};
 
 use crate::action::{Action, Attachment};
@@ -19,6 +19,7 @@ impl Core {
         let since = self.now;
         let Some(workload) = self.workloads.get_mut(&id) else { return };
         workload.run = workload.run.saturating_add(1);
+        workload.failed_probes = 0;
         workload.start_once_down = false;
         let run = workload.run;
         self.set_actual(id, Actual::Starting { since });
@@ -27,9 +28,9 @@ impl Core {
 
     pub(crate) fn launched(&mut self, id: WorkloadId, run: u64, outcome: LaunchOutcome) {
         let Some(workload) = self.current_run(id, run) else { return };
-        let (since, stopping) = match &workload.actual {
-            Actual::Starting { since } => (*since, false),
-            Actual::Stopping { since, .. } => (*since, true),
+        let (since, stopping, because) = match &workload.actual {
+            Actual::Starting { since } => (*since, false, None),
+            Actual::Stopping { since, because, .. } => (*since, true, because.clone()),
             Actual::Down { .. }
             | Actual::Up { .. }
             | Actual::Draining { .. }
@@ -38,7 +39,8 @@ impl Core {
         };
         match outcome {
             LaunchOutcome::Failed(failure) => {
-                self.set_actual(id, Actual::Draining { since, cause: Cause::StartFailed(failure) });
+                let cause = because.unwrap_or(Cause::StartFailed(failure));
+                self.set_actual(id, Actual::Draining { since, cause });
                 self.actions.push(Action::KillAll { id, run });
             }
             LaunchOutcome::Running { .. } if stopping => self.actions.push(Action::KillAll { id, run }),
@@ -115,7 +117,9 @@ impl Core {
     }
 
     fn settle(&mut self, id: WorkloadId, cause: &Cause, started_boot_ms: u64) {
-        if !self.workloads.get(&id).is_some_and(|workload| workload.start_once_down) {
+        // What it is bound to is gone for now: the start goes on when that is back.
+        let is_unbound = matches!(cause, Cause::Dependency(_));
+        if !is_unbound && !self.workloads.get(&id).is_some_and(|workload| workload.start_once_down) {
             self.refuse_start(id, cause);
         }
         let now_ms = self.now.boot_ms;
@@ -130,6 +134,7 @@ impl Core {
         } else {
             match workload.wanted {
                 Wanted::Down | Wanted::Gone => Actual::Down { why: stopped_or_ended(cause) },
+                Wanted::Up if is_unbound => Actual::Down { why: Why::Created },
                 Wanted::Up => after_its_own_end(workload, cause, now_ms, started_boot_ms),
             }
         };
@@ -161,7 +166,8 @@ impl Core {
             | Cause::OutOfMemory
             | Cause::NotReady
             | Cause::Dependency(_)
-            | Cause::Interrupted => {
+            | Cause::Interrupted
+            | Cause::Deadline => {
                 format!("{name} ended before its program ran; see its log")
             }
         };
@@ -177,17 +183,20 @@ impl Core {
         let run = workload.run;
         match &workload.actual {
             Actual::Up { since, .. } if grace_ms > 0 => {
-                let (since, signal) = (*since, workload.definition.stop.signal);
+                let (since, rung) = (*since, first_rung(&workload.definition.stop));
                 let deadline_boot_ms = now_ms.saturating_add(u64::from(grace_ms));
-                self.set_actual(id, Actual::Stopping { since, rung: Rung::Signal, deadline_boot_ms, because });
-                self.actions.push(Action::Signal { id, signal });
+                self.set_actual(id, Actual::Stopping { since, rung, deadline_boot_ms, because });
+                match rung {
+                    Rung::Hook => self.begin_stop_hook(id, deadline_boot_ms),
+                    Rung::Signal | Rung::Kill => self.send_stop_signal(id),
+                }
             }
             Actual::Up { since, .. } | Actual::Starting { since } => self.kill(id, run, *since, because),
-            Actual::Stopping { since, because, deadline_boot_ms, rung: Rung::Signal } => {
+            Actual::Stopping { since, because, deadline_boot_ms, rung: rung @ (Rung::Hook | Rung::Signal) } => {
                 // A second, shorter stop hastens the first.
-                let (since, because) = (*since, because.clone());
+                let (since, because, rung) = (*since, because.clone(), *rung);
                 let deadline_boot_ms = now_ms.saturating_add(u64::from(grace_ms)).min(*deadline_boot_ms);
-                self.set_actual_quietly(id, Actual::Stopping { since, rung: Rung::Signal, deadline_boot_ms, because });
+                self.set_actual_quietly(id, Actual::Stopping { since, rung, deadline_boot_ms, because });
             }
             Actual::Backoff { .. } => self.set_actual(id, Actual::Down { why: Why::Stopped }),
             Actual::Down { why: Why::Waiting(_) | Why::Created } => {
@@ -197,6 +206,22 @@ impl Core {
             | Actual::Draining { .. }
             | Actual::Down { .. }
             | Actual::Removing => {}
+        }
+    }
+
+    /// The stop hook of a run is over, or could not run: the signal is next.
+    pub(crate) fn stop_hook_ended(&mut self, id: WorkloadId, run: u64) {
+        let Some(workload) = self.current_run(id, run) else { return };
+        let Actual::Stopping { since, rung: Rung::Hook, deadline_boot_ms, because } = workload.actual.clone() else {
+            return;
+        };
+        self.set_actual(id, Actual::Stopping { since, rung: Rung::Signal, deadline_boot_ms, because });
+        self.send_stop_signal(id);
+    }
+
+    pub(crate) fn send_stop_signal(&mut self, id: WorkloadId) {
+        if let Some(signal) = self.workloads.get(&id).map(|workload| workload.definition.stop.signal) {
+            self.actions.push(Action::Signal { id, signal });
         }
     }
 
@@ -237,15 +262,22 @@ impl Core {
     }
 
     fn workload_is_due(&mut self, id: WorkloadId) {
+        let now_ms = self.now.boot_ms;
         let Some(workload) = self.workloads.get(&id) else { return };
         let (run, grace_ms) = (workload.run, workload.definition.stop.grace_ms);
         let name = workload.definition.name.clone();
         match workload.actual.clone() {
+            Actual::Up { since, .. } if workload.is_over_its_deadline(since, now_ms) => {
+                self.say(format!("{name} runs longer than its deadline and is stopped"));
+                self.stop(id, Some(Cause::Deadline), grace_ms);
+            }
             Actual::Up { ready: false, .. } | Actual::Starting { .. } => {
                 self.say(format!("{name} is not ready in time and is stopped"));
                 self.stop(id, Some(Cause::NotReady), grace_ms);
             }
-            Actual::Stopping { since, rung: Rung::Signal, because, .. } => self.kill(id, run, since, because),
+            Actual::Stopping { since, rung: Rung::Hook | Rung::Signal, because, .. } => {
+                self.kill(id, run, since, because);
+            }
             Actual::Stopping { since, rung: Rung::Kill, because, .. } => {
                 self.say(format!("{name} was killed and still has a process; it sleeps in the kernel"));
                 if self.ending.is_some() {
@@ -338,8 +370,14 @@ fn stopped_or_ended(cause: &Cause) -> Why {
         | Cause::OutOfMemory
         | Cause::NotReady
         | Cause::Dependency(_)
-        | Cause::Interrupted => Why::Stopped,
+        | Cause::Interrupted
+        | Cause::Deadline => Why::Stopped,
     }
+}
+
+/// What a polite stop begins with.
+fn first_rung(stop: &Stop) -> Rung {
+    if stop.hook.is_empty() { Rung::Signal } else { Rung::Hook }
 }
 
 /// What follows a run that nobody asked to end.
@@ -406,5 +444,6 @@ pub(crate) fn describe_cause(name: &str, cause: &Cause) -> String {
         Cause::NotReady => "not ready in time".to_owned(),
         Cause::Dependency(other) => format!("{other} stopped"),
         Cause::Interrupted => "the node stopped while it ran".to_owned(),
+        Cause::Deadline => "it ran longer than its deadline".to_owned(),
     }
 }

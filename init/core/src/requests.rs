@@ -2,7 +2,9 @@
 
 use byre_plan::{Name, Origin, Plan, Process, WorkloadId};
 use byre_protocol::control::{Call, PAGE, Refused, RefusedCode, Reply, Request, Target, WORKLOADS};
-use byre_protocol::definition::{DEFINITION_BYTES, DEPENDENCIES, Definition, Kind, LABEL_BYTES, LABELS, Role};
+use byre_protocol::definition::{
+    DEFINITION_BYTES, DEPENDENCIES, Definition, HOOK_BYTES, HOOK_WORDS, Kind, LABEL_BYTES, LABELS, Role,
+};
 use byre_protocol::frame;
 use byre_protocol::status::{Moment, Summary, Why};
 
@@ -32,6 +34,7 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::Remove { .. }
         | Request::List { .. }
         | Request::Inspect { .. }
+        | Request::Why { .. }
         | Request::Exec { .. }
         | Request::KillExec { .. }
         | Request::OpenInput { .. }
@@ -45,6 +48,19 @@ fn role_may(role: Role, request: &Request) -> bool {
         }
         Request::Probed { .. } => role == Role::Probe,
     }
+}
+
+/// The names on the way back to the first, in the order in which they wait.
+fn way(first: &Name, seen: &[(&Name, Option<usize>)], mut from: Option<usize>) -> String {
+    let mut names = vec![first.to_string()];
+    while let Some((name, before)) = from.and_then(|at| seen.get(at)) {
+        names.push(name.to_string());
+        // A name was always seen after the one that led to it.
+        from = before.filter(|before| from.is_some_and(|at| *before < at));
+    }
+    names.push(first.to_string());
+    names.reverse();
+    names.join(" -> ")
 }
 
 impl Core {
@@ -71,6 +87,10 @@ impl Core {
             }
             Request::List { after } => self.list(caller, after),
             Request::Inspect { target } => self.with_target(caller, &target, |core, id| core.inspect(caller, id)),
+            Request::Why { target } => self.with_target(caller, &target, |core, id| {
+                let chain = core.why(id);
+                core.answer(caller, Reply::Explained(chain), Attachment::None);
+            }),
             Request::Exec { target, process } => {
                 self.with_target(caller, &target, |core, id| core.exec_asked(context, caller, id, *process));
             }
@@ -97,6 +117,8 @@ impl Core {
             Request::Probed { id, probe, passed } => {
                 if passed {
                     self.ready(id, probe);
+                } else {
+                    self.probe_said_no(id, probe);
                 }
             }
         }
@@ -180,11 +202,14 @@ impl Core {
         if !definition.grants.is_empty() {
             return invalid(format!("{name}: a container can have no grants"));
         }
-        if definition.needs.len() > DEPENDENCIES || definition.after.len() > DEPENDENCIES {
+        if [&definition.needs, &definition.binds_to, &definition.after].iter().any(|names| names.len() > DEPENDENCIES) {
             return invalid(format!("{name}: at most {DEPENDENCIES} dependencies"));
         }
-        if let Some(missing) = definition.needs.iter().find(|needed| !self.names.contains_key(*needed)) {
+        if let Some(missing) = definition.requires().find(|needed| !self.names.contains_key(*needed)) {
             return invalid(format!("{name} needs {missing}, which does not exist; make it first"));
+        }
+        if let Some(through) = self.waits_for_itself(definition) {
+            return invalid(format!("{name} would wait for itself: {through}; leave one of these dependencies out"));
         }
         if definition.labels.len() > LABELS
             || definition.labels.iter().any(|(key, value)| key.len() > LABEL_BYTES || value.len() > LABEL_BYTES)
@@ -200,6 +225,11 @@ impl Core {
         if !(1..=64).contains(&definition.stop.signal) {
             return invalid(format!("{name}: stop signal {} is not 1 to 64", definition.stop.signal));
         }
+        if !definition.stop.hook_is_bounded() {
+            return invalid(format!(
+                "{name}: a stop hook has at most {HOOK_WORDS} words of {HOOK_BYTES} bytes together"
+            ));
+        }
         if definition.shutdown_priority > 99 {
             return invalid(format!("{name}: shutdown priority of a container is at most 99"));
         }
@@ -214,6 +244,25 @@ impl Core {
             format!("{} lost its definition in a crash of PID 1 and can only be stopped", workload.definition.name);
         self.refuse(caller, refused(RefusedCode::WrongState, &text));
         true
+    }
+
+    /// The way on which a new workload would wait for itself through others, such as `a -> b -> a`.
+    fn waits_for_itself(&self, definition: &Definition) -> Option<String> {
+        let mut seen: Vec<(&Name, Option<usize>)> = Vec::new();
+        let mut open: Vec<(&Name, Option<usize>)> = definition.waits_for().map(|name| (name, None)).collect();
+        while let Some((name, from)) = open.pop() {
+            if *name == definition.name {
+                return Some(way(&definition.name, &seen, from));
+            }
+            if seen.iter().any(|(other, _)| *other == name) {
+                continue;
+            }
+            let at = seen.len();
+            seen.push((name, from));
+            let next = self.names.get(name).and_then(|id| self.workloads.get(id));
+            open.extend(next.into_iter().flat_map(|next| next.definition.waits_for()).map(|name| (name, Some(at))));
+        }
+        None
     }
 
     /// The node's own services can be restarted and signalled, not stopped or removed.

@@ -114,6 +114,11 @@ impl Core {
                 workload.probe_at_boot_ms = (probed && !ready).then_some(now.boot_ms);
                 Some(Actual::Up { since, ready, pid })
             }
+            (Actual::Stopping { since, rung: Rung::Hook, deadline_boot_ms, because }, true) => {
+                // The hook's session is lost; its end would have brought the signal.
+                self.send_stop_signal(id);
+                Some(Actual::Stopping { since, rung: Rung::Signal, deadline_boot_ms, because })
+            }
             (stopping @ Actual::Stopping { .. }, true) => Some(stopping),
             (Actual::Starting { since }, _) => Some(Actual::Draining { since, cause: lost_launch() }),
             (Actual::Up { since, .. }, false) => Some(Actual::Draining { since, cause: Cause::Interrupted }),
@@ -243,6 +248,8 @@ impl Workload {
             created: _,
             adopted: _,
             remove_if_start_fails: _,
+            // Only told to people.
+            failed_probes: _,
             // Grows with every end of a run, as the next four do.
             history: _,
             wanted,
@@ -290,6 +297,8 @@ fn stray_definition(name: Name) -> Definition {
         open_stdin: false,
         remove_on_exit: false,
         shutdown_priority: 0,
+        binds_to: Vec::new(),
+        deadline_ms: 0,
     }
 }
 

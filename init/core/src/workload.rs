@@ -48,6 +48,8 @@ pub struct Workload {
     pub(crate) history: VecDeque<Run>,
     pub(crate) oom_kills: u32,
     pub(crate) probe_at_boot_ms: Option<u64>,
+    /// Probes of the present run that said no.
+    pub(crate) failed_probes: u32,
     pub(crate) remove_if_start_fails: bool,
     pub(crate) durable: bool,
     /// It was found alive after a crash, and nobody knows what it was.
@@ -89,6 +91,7 @@ impl Workload {
             history: VecDeque::new(),
             oom_kills: 0,
             probe_at_boot_ms: None,
+            failed_probes: 0,
             remove_if_start_fails: false,
             durable: false,
             adopted: false,
@@ -208,16 +211,22 @@ impl Workload {
     /// When something has to be done about it by the clock alone.
     pub(crate) fn deadline_boot_ms(&self) -> Option<u64> {
         match &self.actual {
-            Actual::Up { since, ready: false, .. } | Actual::Starting { since } => {
-                match self.definition.readiness.timeout_ms {
-                    0 => None,
-                    timeout_ms => Some(since.boot_ms.saturating_add(u64::from(timeout_ms))),
-                }
+            Actual::Up { since, ready: false, .. } => {
+                let ready_by = behind(*since, self.definition.readiness.timeout_ms);
+                let over_by = behind(*since, self.definition.deadline_ms);
+                ready_by.into_iter().chain(over_by).min()
             }
+            Actual::Up { since, ready: true, .. } => behind(*since, self.definition.deadline_ms),
+            Actual::Starting { since } => behind(*since, self.definition.readiness.timeout_ms),
             Actual::Stopping { deadline_boot_ms, .. } => Some(*deadline_boot_ms),
             Actual::Backoff { until_boot_ms, .. } => Some(*until_boot_ms),
-            Actual::Up { ready: true, .. } | Actual::Down { .. } | Actual::Draining { .. } | Actual::Removing => None,
+            Actual::Down { .. } | Actual::Draining { .. } | Actual::Removing => None,
         }
+    }
+
+    /// Whether a run since then is longer than it may be.
+    pub(crate) fn is_over_its_deadline(&self, since: Moment, now_boot_ms: u64) -> bool {
+        behind(since, self.definition.deadline_ms).is_some_and(|at| at <= now_boot_ms)
     }
 
     /// When its readiness is to be probed again.
@@ -285,4 +294,9 @@ impl Workload {
             last_run: self.history.back().cloned(),
         }
     }
+}
+
+/// So long after a moment; 0 is never.
+fn behind(since: Moment, wait_ms: u32) -> Option<u64> {
+    (wait_ms > 0).then(|| since.boot_ms.saturating_add(u64::from(wait_ms)))
 }

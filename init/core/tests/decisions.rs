@@ -4,13 +4,13 @@
 
 mod node;
 
-use byre_core::{Action, Event, LaunchOutcome};
+use byre_core::{Action, Event, ExitStatus, LaunchOutcome, Subject};
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Change, RefusedCode, Reply, Request, Target};
-use byre_protocol::definition::{Definition, Kind};
-use byre_protocol::status::StartFailure;
+use byre_protocol::definition::{Definition, Kind, Restart, RestartPolicy};
+use byre_protocol::status::{Because, Cause, StartFailure};
 
-use node::{API, NEW, Node, STATE, answers, definition, launches, name, records};
+use node::{API, NEW, Node, RUNNING, STATE, answers, definition, launches, name, records};
 
 #[test]
 fn a_workload_waits_for_what_it_needs() {
@@ -73,4 +73,104 @@ fn a_call_that_cannot_be_answered_in_time_is_told_what_it_waits_for() {
     assert!(answers(&node.at(119_000)).is_empty());
     let late = answers(&node.at(120_000));
     assert!(matches!(&late[..], [Reply::Refused(refused)] if refused.text.contains("waits for slow")), "{late:?}");
+}
+
+#[test]
+fn why_goes_down_to_the_oldest_cause() {
+    let job = definition("disk", Kind::Job);
+    let state = Definition { needs: vec![name("disk")], ..definition("state", Kind::Service) };
+    let (mut node, _) = Node::with(vec![(WorkloadId(1), job), (WorkloadId(2), state)]);
+    node.runs_and_ends(WorkloadId(1), 3);
+    let web = Definition { needs: vec![name("state")], ..definition("web", Kind::Container) };
+    node.ask(API, Request::Create { definition: Box::new(web), start: true });
+    let chain: Vec<(String, Because)> =
+        node.core.why(NEW).into_iter().map(|link| (link.name.to_string(), link.because)).collect();
+    let expected = [
+        ("web", Because::Waiting { other: name("state") }),
+        ("state", Because::Waiting { other: name("disk") }),
+        ("disk", Because::Policy(RestartPolicy::Never)),
+        ("disk", Because::Ended(Cause::Code(3))),
+    ];
+    assert_eq!(chain, expected.map(|(name, because)| (name.to_owned(), because)));
+}
+
+#[test]
+fn what_would_wait_for_itself_is_refused_by_name() {
+    let web = Definition { after: vec![name("db")], ..definition("web", Kind::Service) };
+    let (mut node, _) = Node::with(vec![(WorkloadId(1), web)]);
+    let db = Definition { needs: vec![name("web")], ..definition("db", Kind::Container) };
+    let refused = answers(&node.ask(API, Request::Create { definition: Box::new(db), start: true }));
+    assert!(
+        matches!(&refused[..], [Reply::Refused(refused)] if refused.text.contains("db -> web -> db")),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn what_is_bound_stops_with_what_it_is_bound_to_and_comes_back_with_it() {
+    let net = definition("net", Kind::Service);
+    let net = Definition { restart: Restart { policy: RestartPolicy::Always, ..Restart::default() }, ..net };
+    let web = Definition { binds_to: vec![name("net")], ..definition("web", Kind::Service) };
+    let (mut node, _) = Node::with(vec![(WorkloadId(1), net), (WorkloadId(2), web)]);
+    assert_eq!(launches(&node.launched(WorkloadId(1), 1, RUNNING)), [WorkloadId(2)]);
+    node.launched(WorkloadId(2), 1, RUNNING);
+    let subject = Subject::Workload { id: WorkloadId(1), run: 1 };
+    let gone = node.tell(Event::Exited { subject, status: ExitStatus::Code(1), oom_kills: 0 });
+    assert!(gone.contains(&Action::Signal { id: WorkloadId(2), signal: 15 }), "{gone:?}");
+    let subject = Subject::Workload { id: WorkloadId(2), run: 1 };
+    node.tell(Event::Exited { subject, status: ExitStatus::Signal(15), oom_kills: 0 });
+    node.tell(Event::Emptied { id: WorkloadId(2), run: 1 });
+    assert!(matches!(node.core.why(WorkloadId(2))[0].because, Because::Waiting { .. }));
+    node.tell(Event::Emptied { id: WorkloadId(1), run: 1 });
+    node.at(1_000);
+    assert_eq!(launches(&node.launched(WorkloadId(1), 2, RUNNING)), [WorkloadId(2)]);
+}
+
+#[test]
+fn a_stop_climbs_from_the_hook_to_the_signal_to_the_kill() {
+    let mut web = definition("web", Kind::Container);
+    web.stop.hook = vec!["/bin/drain".to_owned()];
+    let (mut node, _) = Node::with(Vec::new());
+    node.ask(API, Request::Create { definition: Box::new(web), start: true });
+    node.launched(NEW, 1, RUNNING);
+    let stopped = node.ask(API, Request::Stop { target: Target::Name(name("web")), grace_ms: None });
+    let Some(Action::LaunchExec { exec }) = stopped.iter().find(|one| matches!(one, Action::LaunchExec { .. })) else {
+        panic!("{stopped:?}")
+    };
+    assert!(!stopped.iter().any(|action| matches!(action, Action::Signal { .. })));
+    node.tell(Event::Launched { subject: Subject::Exec(*exec), outcome: RUNNING });
+    let over = node.tell(Event::Exited { subject: Subject::Exec(*exec), status: ExitStatus::Code(1), oom_kills: 0 });
+    assert!(over.contains(&Action::Signal { id: NEW, signal: 15 }));
+    assert!(node.at(10_000).contains(&Action::KillAll { id: NEW, run: 1 }));
+}
+
+#[test]
+fn a_run_over_its_deadline_is_stopped_and_has_failed() {
+    let job = Definition { deadline_ms: 5_000, ..definition("job", Kind::Job) };
+    let (mut node, _) = Node::with(vec![(WorkloadId(1), job)]);
+    node.launched(WorkloadId(1), 1, RUNNING);
+    assert!(node.at(5_000).contains(&Action::Signal { id: WorkloadId(1), signal: 15 }));
+    let subject = Subject::Workload { id: WorkloadId(1), run: 1 };
+    node.tell(Event::Exited { subject, status: ExitStatus::Code(0), oom_kills: 0 });
+    node.tell(Event::Emptied { id: WorkloadId(1), run: 1 });
+    let last = node.core.why(WorkloadId(1)).pop().unwrap();
+    assert_eq!(last.because, Because::Ended(Cause::Deadline));
+}
+
+#[test]
+fn sessions_end_with_the_workload_that_they_run_in() {
+    let (mut node, _) = Node::with(Vec::new());
+    let one = definition("one", Kind::Container);
+    let process = Box::new(one.launch.process.clone());
+    let created = records(&node.ask(API, Request::Create { definition: Box::new(one), start: true }));
+    node.launched(NEW, 1, RUNNING);
+    let target = Target::Name(name("one"));
+    node.exec(&target, process);
+    node.ask(STATE, Request::Recorded { record: created[0].0 });
+    node.ask(API, Request::Remove { target, force: true });
+    let emptied = records(&node.tell(Event::Emptied { id: NEW, run: 1 }));
+    node.ask(STATE, Request::Recorded { record: emptied.last().unwrap().0 });
+    let gone = node.tell(Event::FilesRemoved { id: NEW, removed: true });
+    assert!(gone.iter().any(|action| matches!(action, Action::ForgetExec { .. })), "{gone:?}");
+    assert!(node.core.tables().iter().all(|table| !table.empty_at_rest || table.used == 0));
 }

@@ -4,7 +4,7 @@ use byre_plan::{Name, Process, WorkloadId};
 use serde::{Deserialize, Serialize};
 
 use crate::definition::{Definition, LogPolicy, ReadyWhen};
-use crate::status::{Cause, Detail, Moment, Run, State, Summary};
+use crate::status::{Cause, Detail, Link, Moment, Run, State, Summary};
 
 /// Summaries in one page of a list: with labels a page stays well below a message's bound; a page that would not fit is shorter.
 pub const PAGE: usize = 32;
@@ -152,6 +152,11 @@ pub enum Request {
     },
     /// Role api: images were removed; what is mounted of their layers need not be any more. Answered at once.
     ReleaseLayers,
+    /// Role api: why a workload is in its state. Answered with [`Reply::Explained`].
+    Why {
+        /// Which.
+        target: Target,
+    },
 }
 
 /// How the machine ends.
@@ -211,6 +216,8 @@ pub enum Reply {
     Descriptor,
     /// It is not so.
     Refused(Refused),
+    /// The chain of causes, from what was asked about to the oldest cause; never empty.
+    Explained(Vec<Link>),
 }
 
 /// Why PID 1 did not do what was asked.

@@ -58,6 +58,24 @@ pub struct Definition {
     /// Stopped later at shutdown the higher it is; containers have 0, services 100 and more.
     #[serde(default)]
     pub shutdown_priority: u8,
+    /// As `needs`; and when one of these is no longer ready, this is stopped, and started again once it is.
+    #[serde(default)]
+    pub binds_to: Vec<Name>,
+    /// The longest run: one that takes longer is stopped, and has failed. 0 is no limit.
+    #[serde(default)]
+    pub deadline_ms: u32,
+}
+
+impl Definition {
+    /// Everything that must be ready before it starts.
+    pub fn requires(&self) -> impl Iterator<Item = &Name> {
+        self.needs.iter().chain(&self.binds_to)
+    }
+
+    /// Everything that it may have to wait for.
+    pub fn waits_for(&self) -> impl Iterator<Item = &Name> {
+        self.requires().chain(&self.after)
+    }
 }
 
 /// What a workload is to its users. PID 1 treats all kinds alike but for readiness: a job is ready when it has ended well.
@@ -159,8 +177,13 @@ pub enum ReadyWhen {
     },
 }
 
-/// How a workload is stopped: this signal, the grace, then `cgroup.kill`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Words of a stop hook, and bytes of them all: a command line, not a script.
+pub const HOOK_WORDS: usize = 32;
+/// See [`HOOK_WORDS`].
+pub const HOOK_BYTES: usize = 4096;
+
+/// How a workload is stopped: its hook, this signal, and when the grace is over `cgroup.kill`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[serde(default)]
 pub struct Stop {
@@ -168,11 +191,22 @@ pub struct Stop {
     pub signal: u8,
     /// How long it has.
     pub grace_ms: u32,
+    /// Run inside the workload before the signal, within the grace; empty for none. Its end, however it comes, brings the signal.
+    pub hook: Vec<String>,
+}
+
+impl Stop {
+    /// Whether its hook is within the bounds.
+    #[must_use]
+    pub fn hook_is_bounded(&self) -> bool {
+        let bytes = self.hook.iter().fold(0_usize, |sum, word| sum.saturating_add(word.len()));
+        self.hook.len() <= HOOK_WORDS && bytes <= HOOK_BYTES
+    }
 }
 
 impl Default for Stop {
     fn default() -> Self {
-        Self { signal: 15, grace_ms: 10_000 }
+        Self { signal: 15, grace_ms: 10_000, hook: Vec::new() }
     }
 }
 

@@ -3,7 +3,7 @@
 use byre_plan::{Name, WorkloadId};
 use serde::{Deserialize, Serialize};
 
-use crate::definition::{Definition, Kind};
+use crate::definition::{Definition, Kind, ReadyWhen, RestartPolicy};
 
 /// Ended runs kept per workload.
 pub const HISTORY: usize = 8;
@@ -65,6 +65,8 @@ pub enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
+    /// The definition's stop hook.
+    Hook,
     /// The definition's stop signal.
     Signal,
     /// `cgroup.kill`.
@@ -107,6 +109,8 @@ pub enum Cause {
     Dependency(Name),
     /// The node lost power or restarted while it ran.
     Interrupted,
+    /// It ran longer than its deadline.
+    Deadline,
 }
 
 /// Why a start failed.
@@ -129,6 +133,83 @@ pub struct Run {
     pub ended: Moment,
     /// How.
     pub cause: Cause,
+}
+
+/// Links of a chain of causes, at most: a chain that is longer names no cause that somebody could use.
+pub const LINKS: usize = 32;
+
+/// One link of the chain of causes that explains a workload's state: what is so, because of what the next link says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Which workload it is about; the asked one in the first link.
+    pub name: Name,
+    /// What is so.
+    pub because: Because,
+}
+
+/// What is so of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Because {
+    /// It runs and is ready; nothing is to be explained.
+    Ready {
+        /// Since when its program runs.
+        since: Moment,
+    },
+    /// A job that has ended well.
+    Done,
+    /// Its program runs and is not ready yet. For a job: it has not ended yet.
+    NotReady {
+        /// Since when its program runs.
+        since: Moment,
+        /// What it waits for.
+        when: ReadyWhen,
+        /// How often a probe that was asked said no; always 0 where nothing is asked.
+        failed: u32,
+    },
+    /// Its launch child is at work.
+    Starting {
+        /// Since when.
+        since: Moment,
+    },
+    /// It is being ended.
+    Stopping {
+        /// By which means.
+        rung: Rung,
+    },
+    /// Its first process is gone; the rest of its cgroup is being ended.
+    Draining,
+    /// It waits for its next start.
+    Backoff {
+        /// When that is.
+        until_boot_ms: u64,
+        /// Failures in a row.
+        streak: u32,
+    },
+    /// It waits for this one, which the next link is about.
+    Waiting {
+        /// Which.
+        other: Name,
+    },
+    /// There is no workload of this name.
+    Missing,
+    /// It was made and not started yet.
+    Created,
+    /// Somebody stopped it.
+    Stopped,
+    /// It is being removed.
+    Removing,
+    /// Its restart policy leaves it down after this end.
+    Policy(RestartPolicy),
+    /// Its last run ended so.
+    Ended(Cause),
+    /// It has this much memory at most.
+    MemoryLimit {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The node is shutting down.
+    Shutdown,
 }
 
 /// One line of a list.

@@ -102,6 +102,15 @@ impl Definitions {
             definition.needs.push(name(chance.pick(&["clock", "one", "two"]).copied().unwrap_or("one")));
         }
         if chance.one_in(5) {
+            definition.binds_to.push(name(chance.pick(&["clock", "one", "two"]).copied().unwrap_or("one")));
+        }
+        if chance.one_in(4) {
+            definition.stop.hook = vec!["/bin/drain".to_owned()];
+        }
+        if definition.restart.policy == RestartPolicy::Never && chance.one_in(3) {
+            definition.deadline_ms = 30_000;
+        }
+        if chance.one_in(5) {
             definition.after.push(name(chance.pick(&["log", "two", "three"]).copied().unwrap_or("two")));
         }
         definition

@@ -143,6 +143,9 @@ fn play(seed: u64, replaced: Replaced, keep: Keep) -> (Result<Ended, Failure>, K
         let mut world = World::booted(definitions, chance, keep);
         if boots_quietly {
             settle(&mut world);
+            if world.chance.one_in(2) {
+                populate(&mut world);
+            }
         }
         let mut crashes = Chance::new(!seed);
         for step in 0..steps {
@@ -168,6 +171,15 @@ fn play(seed: u64, replaced: Replaced, keep: Keep) -> (Result<Ended, Failure>, K
         };
         (ended, kept)
     })
+}
+
+/// Containers run before anything goes wrong.
+fn populate(world: &mut World<'_>) {
+    for text in NAMES {
+        let definition = Box::new(world.container(text));
+        world.call(Request::Create { definition, start: true });
+    }
+    settle(world);
 }
 
 /// One thing happens.

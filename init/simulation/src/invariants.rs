@@ -1,13 +1,17 @@
 //! What must hold: after every step, when the faults have stopped, and when the machine was told to end.
 
 use byre_core::Wanted;
-use byre_protocol::status::{State, Why};
+use byre_protocol::status::{Because, LINKS, State, Why};
 
 use crate::world::World;
 
 /// After every step. Returns what does not hold.
 pub(crate) fn after_step(world: &World<'_>) -> Option<String> {
-    lives_are_known(world).or_else(|| bounds_hold(world)).or_else(|| time_moves(world))
+    lives_are_known(world)
+        .or_else(|| bounds_hold(world))
+        .or_else(|| time_moves(world))
+        .or_else(|| is_explained(world))
+        .or_else(|| bound_ones_stop(world))
 }
 
 /// No workload is lost: what lives belongs to a workload that PID 1 knows, of the run that it knows.
@@ -42,6 +46,35 @@ fn time_moves(world: &World<'_>) -> Option<String> {
     let now = world.now.boot_ms;
     let due = world.core.next_deadline_boot_ms().filter(|at| *at <= now)?;
     Some(format!("it is {now} ms and {due} ms is still due"))
+}
+
+/// Whatever a workload's state is, there is a chain of causes, it begins with the workload, and what is not as it is wanted is not
+/// explained by its being ready. One workload after each step, in turn.
+fn is_explained(world: &World<'_>) -> Option<String> {
+    let count = world.core.workloads().count().max(1);
+    let workload = world.core.workloads().nth(usize::try_from(world.events).unwrap_or(0) % count)?;
+    let chain = world.core.why(workload.id());
+    let name = &workload.definition().name;
+    let Some(first) = chain.first() else { return Some(format!("nothing says why {name} is {:?}", workload.state())) };
+    let is_ready = matches!(workload.state(), State::Up { ready: true, .. });
+    let says_ready = matches!(first.because, Because::Ready { .. });
+    let ends = chain.last().is_some_and(|last| !matches!(last.because, Because::Waiting { .. }));
+    (first.name != *name || is_ready != says_ready || !ends || chain.len() > LINKS)
+        .then(|| format!("{name} is {:?}, explained by {chain:?}", workload.state()))
+}
+
+/// Nothing runs on without what it is bound to.
+fn bound_ones_stop(world: &World<'_>) -> Option<String> {
+    if world.ending {
+        return None;
+    }
+    let runs = world.core.workloads().filter(|workload| matches!(workload.state(), State::Up { .. }));
+    for workload in runs {
+        if let Some(missing) = workload.definition().binds_to.iter().find(|name| !is_ready(world, name.as_str())) {
+            return Some(format!("{} runs without {missing}, which it is bound to", workload.definition().name));
+        }
+    }
+    None
 }
 
 /// When the faults have stopped and everything has settled.

@@ -40,6 +40,8 @@ pub(crate) struct World<'a> {
     held: Vec<Event>,
     recent: VecDeque<Event>,
     fresh: u64,
+    /// A shutdown was asked for.
+    pub(crate) ending: bool,
     /// The machine has been told to end.
     pub(crate) finished: bool,
     /// What did not hold, first.
@@ -65,6 +67,7 @@ impl<'a> World<'a> {
             held: Vec::new(),
             recent: VecDeque::new(),
             fresh: 1_000,
+            ending: false,
             finished: false,
             broken: None,
             events: 0,
@@ -113,6 +116,7 @@ impl<'a> World<'a> {
         self.queue.push_back(event);
         while let Some(event) = self.queue.pop_front() {
             self.events += 1;
+            self.ending |= matches!(event, Event::ShutdownAsked(_));
             if let Some(story) = &mut self.story {
                 story.push(format!("{} ms: {event:?}", self.now.boot_ms));
             }

@@ -299,6 +299,10 @@ impl Supervisor {
 
     pub(super) fn forget_exec(&mut self, exec: ExecId) {
         if let Some(kept) = self.execs.remove(&exec) {
+            if kept.process.is_some() {
+                // Not seen to end yet: whoever it is by then, it is reaped as an orphan.
+                self.processes.remove(&kept.pid);
+            }
             self.unwatch(kept.report);
             self.unwatch(kept.process);
         }

@@ -52,6 +52,8 @@ pub(crate) fn workload(id: u64, mark: u64, size: usize) -> WorkloadRecord {
         open_stdin: false,
         remove_on_exit: false,
         shutdown_priority: 0,
+        binds_to: Vec::new(),
+        deadline_ms: 0,
     };
     WorkloadRecord {
         id: WorkloadId(id),

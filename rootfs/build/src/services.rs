@@ -1,11 +1,11 @@
 //! Service definitions: TOML sources in, one compiled file out. The compiled form is what PID 1 reads, so that it never
 //! parses TOML; a definition that does not compile fails the image build, not a boot.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use byre_plan::{Origin, Plan, Policy};
 use byre_protocol::definition::{Definition, ServicesFile};
 use byre_protocol::frame::encode_file;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A definition file: name without `.toml`, and text.
@@ -41,34 +41,58 @@ pub(crate) fn compile(sources: &[Source], policy: &str) -> Result<Vec<u8>> {
         let service: Definition =
             toml::from_str(&source.text).with_context(|| format!("{file} is not a definition"))?;
         ensure!(service.name.as_str() == source.name, "{file} defines {}; name the file after it", service.name);
+        ensure!(service.stop.hook_is_bounded(), "{file}: the stop hook is too long for a command line");
         Plan::check(service.launch.clone(), &policy, Origin::VerifiedRoot).with_context(|| file.clone())?;
         services.push(service);
     }
-    check_order(&services)?;
+    check_order(sources, &services)?;
     encode_file(&ServicesFile { policy, services }).context("the definitions do not fit their file")
 }
 
 /// Every name that is waited for exists, and no service waits for itself through others.
-fn check_order(services: &[Definition]) -> Result<()> {
-    let mut waits: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for service in services {
-        let names = service.needs.iter().chain(&service.after).map(byre_plan::Name::as_str);
-        waits.insert(service.name.as_str(), names.collect());
-    }
-    for (name, others) in &waits {
-        for other in others {
-            ensure!(waits.contains_key(other), "services/{name}.toml waits for {other}, which does not exist");
+fn check_order(sources: &[Source], services: &[Definition]) -> Result<()> {
+    let by_name: BTreeMap<&str, &Definition> =
+        services.iter().map(|service| (service.name.as_str(), service)).collect();
+    for (source, service) in sources.iter().zip(services) {
+        for other in service.waits_for().map(byre_plan::Name::as_str) {
+            let place = place_of(source, other);
+            ensure!(by_name.contains_key(other), "{place}: {} waits for {other}, which does not exist", service.name);
+            if let Some(way) = way_back(&by_name, other, service.name.as_str()) {
+                bail!("{place}: these wait for each other: {} -> {}", service.name, way.join(" -> "));
+            }
         }
     }
-    // Take away what waits for nothing that is left, until nothing changes.
-    while let Some(name) =
-        waits.iter().find(|(_, others)| others.iter().all(|other| !waits.contains_key(other))).map(|(name, _)| *name)
-    {
-        waits.remove(name);
-    }
-    let left: Vec<&str> = waits.into_keys().collect();
-    ensure!(left.is_empty(), "these services wait for each other: {}", left.join(", "));
     Ok(())
+}
+
+/// Where a source names another service: file and line.
+fn place_of(source: &Source, other: &str) -> String {
+    let quoted = format!("\"{other}\"");
+    let is_list = |line: &str| ["needs", "after", "binds_to"].iter().any(|key| line.trim_start().starts_with(key));
+    let mut lines = source.text.lines().enumerate();
+    // A list may span lines: the first mention behind the beginning of one.
+    let found = lines.by_ref().find(|(_, line)| is_list(line)).and_then(|first| {
+        std::iter::once(first).chain(lines).find(|(_, line)| line.contains(&quoted)).map(|(number, _)| number + 1)
+    });
+    format!("services/{}.toml:{}", source.name, found.unwrap_or(1))
+}
+
+/// The names on the way from one service to another along what they wait for, if there is one.
+fn way_back<'a>(by_name: &BTreeMap<&'a str, &'a Definition>, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
+    let mut seen = BTreeSet::from([from]);
+    let mut open = vec![vec![from]];
+    while let Some(way) = open.pop() {
+        let last = *way.last()?;
+        if last == to {
+            return Some(way);
+        }
+        for next in by_name.get(last).iter().flat_map(|service| service.waits_for()) {
+            if seen.insert(next.as_str()) {
+                open.push([way.as_slice(), &[next.as_str()]].concat());
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -99,12 +123,32 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let says = |sources: &[Source]| format!("{:#}", compile(sources, POLICY).unwrap_err());
-        assert!(says(&[source("a", "\"x\"")]).contains("waits for x"));
-        assert!(says(&[source("a", "\"b\""), source("b", "\"a\"")]).contains("wait for each other: a, b"));
+        assert!(says(&[source("a", "\"x\"")]).contains("services/a.toml:3: a waits for x"));
+        let cycle = says(&[source("a", "\"b\""), source("b", "\"a\"")]);
+        assert!(cycle.contains("services/a.toml:3: these wait for each other: a -> b -> a"), "{cycle}");
         let renamed = Source { name: "c".to_owned(), text: source("a", "").text };
         assert!(says(&[renamed]).contains("name the file after it"));
         let unknown = Source { name: "a".to_owned(), text: "nmae = 1".to_owned() };
         assert!(says(&[unknown]).contains("services/a.toml is not a definition"));
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let page =
+            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/workloads.md")).unwrap();
+        for table in ["", "restart", "readiness", "stop", "log", "launch", "launch.process", "launch.resources"] {
+            let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+            // What is refused names every key that would not be.
+            let refusal = toml::from_str::<Definition>(&format!("{header}nonsense = 1")).unwrap_err().to_string();
+            let keys: Vec<&str> = refusal.split('`').skip(1).step_by(2).filter(|key| *key != "nonsense").collect();
+            assert!(keys.len() >= 2, "{table}: {refusal}");
+            for key in keys {
+                assert!(
+                    page.contains(&format!("`{key}`")),
+                    "docs/workloads.md does not say what {key} of [{table}] is"
+                );
+            }
+        }
     }
 
     #[test]

@@ -281,6 +281,7 @@ fn restart_policies(node: &Node) -> Result<()> {
         Container::run(node, "failing", &["--restart", "on-failure:2", "busybox", "sh", "-c", "echo try; exit 1"])?;
     failing.wait_for("exited")?;
     same("runs", failing.logs()?.matches("try").count(), 3)?;
+    contains("why", &node.ctl().ok(&["why", "failing"])?, &["on-failure, 2 times", "exited with code 1"])?;
     let done = Container::run(node, "done", &["--restart", "on-failure", "busybox", "true"])?;
     done.wait_for("exited")?;
     same("restarts after success", done.inspect()?["workload"]["restarts"].as_u64(), Some(0))?;

@@ -1,8 +1,8 @@
 //! Stopping, removing, listing and inspecting what is on the node.
 
 use byre_api::proto::{
-    InspectRequest, KillRequest, ListRequest, RemoveRequest, RestartRequest, Run, StopRequest, WaitRequest, Workload,
-    WorkloadKind,
+    InspectRequest, KillRequest, ListRequest, RemoveRequest, RestartRequest, Run, StopRequest, WaitRequest, WhyRequest,
+    Workload, WorkloadKind,
 };
 use serde_json::{Value, json};
 
@@ -82,17 +82,18 @@ pub(super) async fn inspect(node: &Node, output: &Output, args: &Names) -> Resul
 
 pub(super) async fn why(node: &Node, output: &Output, args: &Names) -> Result<(), Failure> {
     each(&args.names, async |name| {
-        let answer = node.workloads().inspect(InspectRequest { workload: name.into() }).await?.into_inner();
+        let answer = node.workloads().why(WhyRequest { workload: name.into() }).await?.into_inner();
         let workload = answer.workload.unwrap_or_default();
         if output.json() {
             let history: Vec<Value> = answer.history.iter().map(json::run).collect();
+            let chain: Vec<Value> = answer.chain.iter().map(json::cause).collect();
             return output.json_line(&json!({
-                "name": workload.name, "state": filter::state(&workload), "why": workload.why, "history": history,
+                "name": workload.name, "state": filter::state(&workload), "chain": chain, "history": history,
             }));
         }
         output.line(&format!("{}: {}", printable(&workload.name), printable(&workload.status)))?;
-        if !workload.why.is_empty() {
-            output.line(&format!("  why: {}", printable(&workload.why)))?;
+        for cause in &answer.chain {
+            output.line(&format!("  why: {}: {}", printable(&cause.workload), printable(&cause.text)))?;
         }
         answer.history.iter().try_for_each(|run| output.line(&format!("  run: {}", describe(run))))
     })

@@ -252,6 +252,22 @@ impl Workloads for Fake {
         Ok(Response::new(ListResponse { workloads: vec![workload()] }))
     }
 
+    async fn why(&self, _request: Request<WhyRequest>) -> Answer<WhyResponse> {
+        let cause = |workload: &str, reason: &str, text: &str| Cause {
+            workload: workload.into(),
+            reason: reason.into(),
+            text: text.into(),
+            ..Cause::default()
+        };
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let exit = Some(Exit { code: 137, signal: 9, out_of_memory: true, reason: String::new() });
+        Ok(Response::new(WhyResponse {
+            workload: Some(workload()),
+            chain: vec![cause("web", "waiting", "it waits for db"), cause("db", "stopped", "somebody stopped it")],
+            history: vec![Run { started: at(0), ended: at(60), exit }],
+        }))
+    }
+
     async fn inspect(&self, request: Request<InspectRequest>) -> Answer<InspectResponse> {
         let name = request.into_inner().workload;
         let spec = ContainerSpec { open_stdin: true, terminal: name == "id-shell", ..ContainerSpec::default() };

@@ -128,6 +128,8 @@ pub(super) fn definition() -> Definition {
         open_stdin: false,
         remove_on_exit: true,
         shutdown_priority: 0,
+        binds_to: Vec::new(),
+        deadline_ms: 0,
     }
 }
 

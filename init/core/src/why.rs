@@ -1,0 +1,122 @@
+//! Why a workload is in its state: the chain of causes from it to the oldest one, read off the tables and never stored.
+//!
+//! Each link says what is so, because of what the next one says. The chain is never empty; it ends where nothing that PID 1 knows is
+//! older, and follows what is waited for from one workload to the next.
+
+use byre_plan::{Name, WorkloadId};
+use byre_protocol::definition::{Grant, Kind, ReadyWhen, Role};
+use byre_protocol::status::{Because, Cause, LINKS, Link, Why};
+
+use crate::core::Core;
+use crate::workload::{Actual, Workload};
+
+/// What the chain goes on with.
+enum Next {
+    /// Nothing is older.
+    End,
+    /// Another workload.
+    Name(Name),
+}
+
+impl Core {
+    /// The chain of causes of a workload's state. Empty only if there is no such workload.
+    #[must_use]
+    pub fn why(&self, id: WorkloadId) -> Vec<Link> {
+        let mut chain = Vec::new();
+        let Some(mut workload) = self.workloads.get(&id) else { return chain };
+        let mut seen = vec![id];
+        loop {
+            let next = self.explain(workload, &mut chain);
+            let Next::Name(name) = next else { break };
+            match self.names.get(&name).and_then(|id| self.workloads.get(id)) {
+                None => {
+                    chain.push(Link { name, because: Because::Missing });
+                    break;
+                }
+                // What waits for itself has no older cause.
+                Some(other) if seen.contains(&other.id) || chain.len() >= LINKS => break,
+                Some(other) => {
+                    seen.push(other.id);
+                    workload = other;
+                }
+            }
+        }
+        chain.truncate(LINKS);
+        chain
+    }
+
+    /// Adds what is so of one workload, and says what the cause lies behind.
+    fn explain(&self, workload: &Workload, chain: &mut Vec<Link>) -> Next {
+        let mut add = |because| chain.push(Link { name: workload.definition.name.clone(), because });
+        match &workload.actual {
+            Actual::Up { since, ready: true, .. } => add(Because::Ready { since: *since }),
+            Actual::Up { since, ready: false, .. } => {
+                let when = workload.definition.readiness.when.clone();
+                add(Because::NotReady { since: *since, when: when.clone(), failed: workload.failed_probes });
+                return self.prober(&when).map_or(Next::End, Next::Name);
+            }
+            Actual::Starting { since } => add(Because::Starting { since: *since }),
+            Actual::Stopping { rung, because, .. } => {
+                add(Because::Stopping { rung: *rung });
+                if self.ending.is_some() {
+                    add(Because::Shutdown);
+                } else {
+                    because.iter().for_each(|cause| end(workload, cause, &mut add));
+                }
+            }
+            Actual::Draining { cause, .. } => {
+                add(Because::Draining);
+                end(workload, cause, &mut add);
+            }
+            Actual::Backoff { until_boot_ms, streak } => {
+                add(Because::Backoff { until_boot_ms: *until_boot_ms, streak: *streak });
+                last_end(workload, &mut add);
+            }
+            Actual::Removing => add(Because::Removing),
+            Actual::Down { why: Why::Waiting(other) } => {
+                add(Because::Waiting { other: other.clone() });
+                return Next::Name(other.clone());
+            }
+            Actual::Down { why: Why::Created } => add(Because::Created),
+            Actual::Down { why: Why::Stopped } => add(Because::Stopped),
+            Actual::Down { why: Why::Shutdown } => add(Because::Shutdown),
+            Actual::Down { why: Why::Ended(Cause::Code(0)) } if workload.definition.kind == Kind::Job => {
+                add(Because::Done);
+            }
+            Actual::Down { why: Why::Ended(cause) | Why::GaveUp(cause) } => {
+                add(Because::Policy(workload.definition.restart.policy));
+                end(workload, cause, &mut add);
+            }
+        }
+        Next::End
+    }
+
+    /// The service that asks for this readiness, if it is what is missing.
+    fn prober(&self, when: &ReadyWhen) -> Option<Name> {
+        match when {
+            ReadyWhen::Tcp { .. } | ReadyWhen::Http { .. } => {
+                let is_prober =
+                    |workload: &&Workload| workload.definition.grants.contains(&Grant::Control(Role::Probe));
+                let prober = self.workloads.values().find(is_prober)?;
+                (!prober.is_ready()).then(|| prober.definition.name.clone())
+            }
+            ReadyWhen::Started | ReadyWhen::Notify | ReadyWhen::Exec { .. } => None,
+        }
+    }
+}
+
+fn last_end(workload: &Workload, add: &mut impl FnMut(Because)) {
+    if let Some(run) = workload.history.back() {
+        end(workload, &run.cause, add);
+    }
+}
+
+/// How a run ended, and what lies behind that.
+fn end(workload: &Workload, cause: &Cause, add: &mut impl FnMut(Because)) {
+    add(Because::Ended(cause.clone()));
+    if *cause == Cause::OutOfMemory
+        && let Some(bytes) = workload.definition.launch.resources.memory_max_bytes
+    {
+        add(Because::MemoryLimit { bytes });
+    }
+}
