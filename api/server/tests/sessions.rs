@@ -87,7 +87,7 @@ impl Init {
             let Call { sequence, request } = frame::decode(&buffer[..length]).unwrap();
             let answer = |reply| self.tell(&FromInit::Answer { sequence, reply }, &[]);
             match request {
-                Request::Subscribe => answer(Reply::Done),
+                Request::Subscribe | Request::ReleaseLayers => answer(Reply::Done),
                 Request::List { .. } => answer(Reply::Page { workloads: Vec::new(), more: false }),
                 Request::Inspect { .. } => answer(Reply::Inspected(Box::new(self.detail.lock().unwrap().clone()))),
                 Request::Create { definition, .. } => {
@@ -127,7 +127,6 @@ impl Init {
                 | Request::Remove { .. }
                 | Request::CloseInput { .. }
                 | Request::OpenKernelLog
-                | Request::ReleaseLayers
                 | Request::Shutdown { .. }
                 | Request::Recorded { .. }
                 | Request::RecordFailed { .. }

@@ -88,10 +88,9 @@ fn fails(core: &mut Core, number: u64) {
     let target = Target::Id(WorkloadId(number));
     let (actions, _) = call(core, API, number, Request::Start { target });
     acknowledge_all(core, &actions);
-    let launched = actions.iter().find_map(|action| match action {
-        Action::Launch { id, run } => Some((*id, *run)),
-        _ => None,
-    });
+    let launched = actions
+        .iter()
+        .find_map(|action| if let Action::Launch { id, run } = action { Some((*id, *run)) } else { None });
     let (id, run) = launched.expect("it is launched");
     let failure = StartFailure { step: "mount".into(), subject: "/x".repeat(2048), errno: 2 };
     let subject = Subject::Workload { id, run };

@@ -54,6 +54,8 @@ impl Supervisor {
         if let Some(Owner::Stage(subject)) = self.processes.get(&number).copied() {
             // Its report may still be unread, and say that this very process became the program.
             self.report_ready(subject);
+        } else if !self.processes.contains_key(&number) {
+            self.read_reports();
         }
         match self.processes.get(&number).copied() {
             Some(Owner::Main(subject)) => self.process_ended(subject),
@@ -72,6 +74,20 @@ impl Supervisor {
             None => {
                 consume(Id::Pid(pid));
             }
+        }
+    }
+
+    /// An unknown child has ended: what makes it known, as the first process of a start in two stages, may be a report that is still unread.
+    /// Such a report is whole by now: stage 1 closes it before stage 2 goes on.
+    fn read_reports(&mut self) {
+        let runs = self.kept.iter().filter_map(|(id, kept)| {
+            let run = kept.run.as_ref().filter(|run| run.report.is_some())?;
+            Some(Subject::Workload { id: *id, run: run.number })
+        });
+        let execs = self.execs.iter().filter(|(_, kept)| kept.report.is_some()).map(|(exec, _)| Subject::Exec(*exec));
+        let subjects: Vec<Subject> = runs.chain(execs).collect();
+        for subject in subjects {
+            self.report_ready(subject);
         }
     }
 

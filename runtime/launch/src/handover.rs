@@ -1,4 +1,5 @@
-//! From stage 1 to stage 2: the detached mounts, one message each, then `Go`. If stage 1 ends before `Go`, stage 2 ends too.
+//! From stage 1 to stage 2: the detached mounts, one message each, then `Go`. If stage 1 ends before `Go`, stage 2 ends too. An exec has only
+//! `Go`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -34,13 +35,16 @@ pub(crate) struct Received {
     pub(crate) host: HostSide,
 }
 
-fn send(socket: BorrowedFd<'_>, message: &Handed<'_>, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
+fn tell(socket: BorrowedFd<'_>, message: &Handed<'_>, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     let mut buffer = [0_u8; MESSAGE_BYTES];
-    let sent = match postcard::to_slice(message, &mut buffer) {
+    match postcard::to_slice(message, &mut buffer) {
         Ok(bytes) => send_bytes(socket, bytes, descriptor),
         Err(_) => Err(Errno::MSGSIZE),
-    };
-    match sent {
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, message: &Handed<'_>, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
+    match tell(socket, message, descriptor) {
         // Stage 2 is gone. If it said why, that was first and counts.
         Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::new(CHILD_DIED, "before it had its mounts", Errno::PIPE)),
         sent => sent.step("hand over mounts", ""),
@@ -62,7 +66,12 @@ pub(crate) fn give(socket: BorrowedFd<'_>, root: Option<&OwnedFd>, host: &HostSi
     for (path, node) in host.device_nodes() {
         send(socket, &Handed::Node { path }, Some(node.as_fd()))?;
     }
-    send(socket, &Handed::Go, None)
+    Ok(())
+}
+
+/// Lets stage 2 go on, as the last thing that stage 1 does. If it cannot be told it ends, which its unfinished report says.
+pub(crate) fn go(socket: BorrowedFd<'_>) {
+    let _ = tell(socket, &Handed::Go, None);
 }
 
 /// Waits for `Go`. `None` if stage 1 ended before: it has said why.

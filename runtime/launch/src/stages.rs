@@ -86,7 +86,7 @@ pub(crate) fn start(
         Cloned::Parent { pid, pidfd } => {
             drop(theirs);
             match prepare(request, context, ids, pid, &pidfd, &ours, &report) {
-                Ok(()) => sys::exit(0),
+                Ok(()) => let_go(report, &ours),
                 // Closing the handover socket ends stage 2.
                 Err(failure) => fail(report.as_fd(), &failure),
             }
@@ -114,6 +114,13 @@ fn prepare(
     }
     let (root, host) = host_side(request, context, &ids)?;
     handover::give(handover.as_fd(), root.as_ref(), &host)
+}
+
+/// The end of stage 1. The report is closed before stage 2 goes on: when that has ended, however soon, PID 1 can read the whole report.
+fn let_go(report: OwnedFd, handover: &OwnedFd) -> ! {
+    drop(report);
+    handover::go(handover.as_fd());
+    sys::exit(0)
 }
 
 /// Stage 2: the workload's own process.
@@ -207,15 +214,19 @@ pub(crate) fn exec(
             }
             Namespace::Host => {}
         }
-        sys::clone3(sys::CLONE_PARENT, Some(leaf.as_fd())).step("clone", "")
+        let (ours, theirs) = blocking_pair().step("make handover socket", "")?;
+        Ok((ours, theirs, sys::clone3(sys::CLONE_PARENT, Some(leaf.as_fd())).step("clone", "")?))
     };
     let cloned = first();
     drop(leaf);
     match cloned {
-        Ok(Cloned::Child) => exec_second(plan, request, target, context, descriptors, report, helper),
-        Ok(Cloned::Parent { pid, pidfd }) => {
+        Ok((ours, theirs, Cloned::Child)) => {
+            drop(ours);
+            exec_second(plan, request, (target, theirs), context, descriptors, report, helper)
+        }
+        Ok((ours, _, Cloned::Parent { pid, pidfd })) => {
             match send(report.as_fd(), &Message::Started { pid }, Some(pidfd.as_fd())) {
-                Ok(()) => sys::exit(0),
+                Ok(()) => let_go(report, &ours),
                 Err(errno) => {
                     let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
                     fail(report.as_fd(), &Failure::new("report", "process", errno))
@@ -230,7 +241,7 @@ pub(crate) fn exec(
 fn exec_second(
     plan: &ExecPlan,
     request: &LaunchRequest,
-    target: OwnedFd,
+    (target, handover): (OwnedFd, OwnedFd),
     context: &Context<'_>,
     descriptors: &Descriptors<'_>,
     report: OwnedFd,
@@ -238,6 +249,10 @@ fn exec_second(
 ) -> ! {
     fault_point!();
     let enter = || {
+        if handover::take(handover.as_fd())?.is_none() {
+            sys::exit(FAILED);
+        }
+        drop(handover);
         let flags = entered(request);
         if !flags.is_empty() {
             setns(&target, flags).step("enter workload", "namespaces")?;

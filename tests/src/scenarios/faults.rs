@@ -28,9 +28,9 @@ const BLOCK: u64 = 4096;
 const FALL_BACK_LIMIT: Duration = Duration::from_secs(4 * BOOT_LIMIT.as_secs());
 
 /// Makes the machine's disk a plain file, so that it can be changed here, and gives its path.
-fn flat_disk(machine: &mut Off) -> Result<std::path::PathBuf> {
+fn flat_disk(machine: &mut Off, name: &str) -> Result<std::path::PathBuf> {
     let overlay = machine.config.overlay();
-    let raw = machine.config.directory.join("flat.img");
+    let raw = machine.config.directory.join(name);
     let convert = Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(&overlay).arg(&raw).status()?;
     ensure!(convert.success(), "qemu-img convert failed");
     std::fs::remove_file(&overlay)?;
@@ -118,7 +118,7 @@ fn truncated_uki(lab: &Lab, folder: &Path) -> Result<()> {
     let slot = node.ctl().json(&["version"])?["server"]["slot"].as_str().unwrap_or_default().to_owned();
     node.ctl().ok(&["shutdown", "--yes"])?;
     let mut machine = node.wait_off()?;
-    let raw = flat_disk(&mut machine)?;
+    let raw = flat_disk(&mut machine, "flat.img")?;
     let offset = Manifest::read(&lab.image)?.partition("boot")?.offset_bytes;
     let fat = format!("{}@@{offset}", raw.display());
     let mtools = |arguments: &[&str]| -> Result<String> {
@@ -167,7 +167,7 @@ fn damaged_partitions(lab: &Lab, folder: &Path) -> Result<()> {
     let identity = node.ctl().json(&["node"])?["machine_id"].clone();
     node.ctl().ok(&["shutdown", "--yes"])?;
     let mut machine = node.wait_off()?;
-    let raw = flat_disk(&mut machine)?;
+    let raw = flat_disk(&mut machine, "flat.img")?;
     let manifest = Manifest::read(&lab.image)?;
     let state = manifest.partition("state")?;
     let disk = OpenOptions::new().read(true).write(true).open(&raw)?;
@@ -194,7 +194,9 @@ fn damaged_partitions(lab: &Lab, folder: &Path) -> Result<()> {
     ensure!(refused.code != 0, "a container of a damaged image ran");
     contains("what it was told", &refused.stderr, &["execute", "true", "Input/output error"])?;
     node.ctl().ok(&["shutdown", "--yes"])?;
-    let machine = node.wait_off()?;
+    let mut machine = node.wait_off()?;
+    let raw = flat_disk(&mut machine, "flat-with-work.img")?;
+    let disk = OpenOptions::new().write(true).open(&raw)?;
     zero(&disk, state.offset_bytes, state.size_bytes)?;
 
     // An empty state partition: the node is another one, with the images and volumes of the data partition.
