@@ -1,6 +1,6 @@
 //! The state and the data partition: checked, grown at first boot, mounted; and unmounted at the end.
 //!
-//! Both are on the disk that was booted and on no other. What is damaged is made ready by [`repair`](super::repair) or not mounted.
+//! Both are on the disk that was booted and on no other. What is damaged is made ready by [`super::repair`] or not mounted.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! Fault points: the places of a launch child where this crate's own tests let it die.
 //!
-//! Every named step is one, and so is each [`fault_point!`] that stands where a stage begins or where no step is named. They exist only
+//! Every named step is one, and so is each `fault_point!` that stands where a stage begins or where no step is named. They exist only
 //! with the feature `fault-points`, which nothing but this crate's tests turns on: in a shipped PID 1 the macro is empty. What happens at a
 //! point is the test's business; nothing here panics.
 
