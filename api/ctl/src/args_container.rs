@@ -9,12 +9,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use byre_api::proto::{ContainerSpec, Limits, NetworkMode, Restart, TerminalSize, UserNamespaceMode, VolumeMount};
+use byre_api::proto::{
+    ContainerSpec, Limits, NetworkMode, Probe, Restart, TerminalSize, UserNamespaceMode, VolumeMount,
+};
 use clap::{Args, ValueEnum, ValueHint};
 
 use crate::detach::DetachKeys;
 use crate::error::Failure;
-use crate::parse;
+use crate::{parse, parse_probe};
 
 /// The largest file of environment variables: the kernel takes about 2 MiB for all of them.
 const ENV_FILE_BYTES: u64 = 2 << 20;
@@ -132,6 +134,16 @@ pub(crate) struct ContainerArgs {
     /// How long stopping may take before SIGKILL (10s)
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     pub(crate) stop_timeout: Option<Duration>,
+    /// Whether it has started: the other probes wait for it. [NAME=VALUE,...]tcp=PORT, http=PORT/PATH, grpc=PORT[/SERVICE] or exec=COMMAND,
+    /// with delay, interval, timeout, failures and successes before it, as in interval=2s,failures=30,tcp=80
+    #[arg(long, value_name = "PROBE", value_parser = parse_probe::probe)]
+    pub(crate) startup: Option<Probe>,
+    /// Whether it is ready, in the same words
+    #[arg(long, value_name = "PROBE", value_parser = parse_probe::probe)]
+    pub(crate) readiness: Option<Probe>,
+    /// Whether it is alive, in the same words: stopped if not, and --restart decides what follows
+    #[arg(long, value_name = "PROBE", value_parser = parse_probe::probe)]
+    pub(crate) liveness: Option<Probe>,
     /// The image
     pub(crate) image: String,
     /// Command and arguments instead of the image's
@@ -208,6 +220,9 @@ impl ContainerArgs {
             stop_signal: self.stop_signal.clone(),
             stop_timeout: self.stop_timeout.and_then(|timeout| timeout.try_into().ok()),
             privileged: self.privileged,
+            startup: self.startup.clone(),
+            readiness: self.readiness.clone(),
+            liveness: self.liveness.clone(),
         })
     }
 

@@ -14,6 +14,7 @@ mod filter;
 mod json;
 mod output;
 mod parse;
+mod parse_probe;
 mod session;
 mod stdio;
 mod tar_in;

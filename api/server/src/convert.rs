@@ -90,6 +90,7 @@ pub(crate) fn exit(cause: &Cause) -> proto::Exit {
         Cause::NotReady => plain(137, "stopped: it was not ready in time".into()),
         Cause::Dependency(name) => plain(143, format!("stopped, because {name} that it needs stopped")),
         Cause::Deadline => plain(137, "stopped: it ran longer than its deadline".into()),
+        Cause::Probe(aim) => plain(137, format!("stopped: its {aim} probe failed")),
         Cause::Interrupted => plain(137, "the node lost power or restarted while it ran".into()),
     }
 }

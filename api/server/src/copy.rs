@@ -143,6 +143,7 @@ async fn ended_well(session: &mut Session) -> Result<(), Status> {
         | Cause::NotReady
         | Cause::Dependency(_)
         | Cause::Interrupted
+        | Cause::Probe(_)
         | Cause::Deadline) => Err(complaint(&cause, &complaint_text(session))),
     }
 }

@@ -25,6 +25,7 @@ mod listen;
 mod logs;
 mod node;
 mod peers;
+mod probes;
 mod readiness;
 mod say;
 mod server;

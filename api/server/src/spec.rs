@@ -10,13 +10,15 @@ use byre_plan::{
     Capabilities, LaunchRequest, Mount, MountOptions, MountSource, Name, Namespace, Program, Root, Seccomp,
     TerminalSize, User, UserNamespace,
 };
-use byre_protocol::definition::{Definition, Kind, LABEL_BYTES, LABELS, LogPolicy, Readiness, Restart, Stop};
+use byre_protocol::definition::{Definition, Kind, LABEL_BYTES, LABELS, LogPolicy, Restart, Stop};
 use byre_protocol::peer::ImageRecord;
+use byre_protocol::probe::Aim;
 use byre_spec::{Arguments, ContainerDefaults, ImageConfig};
 use prost::Message;
 use tonic::Status;
 
 use crate::convert::{self, LABEL_COMMAND, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_SPEC, OWN_LABELS};
+use crate::probes;
 
 /// Labels that hold the specification at most: 64 KiB of it, half of what fits into a message.
 const SPEC_LABELS: usize = 16;
@@ -100,7 +102,7 @@ pub(crate) fn definition(
         needs: Vec::new(),
         after: Vec::new(),
         restart: Restart { policy: convert::restart_policy(policy, restart.maximum_retries), ..Restart::default() },
-        readiness: Readiness::default(),
+        readiness: probes::readiness(spec.readiness.as_ref())?,
         stop: stop(spec, &image)?,
         log: LogPolicy::default(),
         grants: Vec::new(),
@@ -110,6 +112,8 @@ pub(crate) fn definition(
         shutdown_priority: 0,
         binds_to: Vec::new(),
         deadline_ms: 0,
+        startup: probes::probe(spec.startup.as_ref(), Aim::Startup)?,
+        liveness: probes::probe(spec.liveness.as_ref(), Aim::Liveness)?,
     };
     Ok((definition, warnings))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use byre_api::proto;
 use byre_protocol::definition::{ReadyWhen, RestartPolicy};
+use byre_protocol::probe::Check;
 use byre_protocol::status::{Because, Cause, Link, Moment, Rung};
 
 use crate::convert::{about, since, start_failed_text};
@@ -43,6 +44,11 @@ fn because(because: &Because, now: Moment) -> Said {
             let text = format!("it has run for {} and is not ready: {}", since(now, *then), not_ready(when, *failed));
             said("not_ready", text).with("failed_probes", failed)
         }
+        Because::StartingUp { since: then, check, failed } => {
+            let text =
+                format!("it has run for {} and has not started: {}", since(now, *then), unanswered(check, *failed));
+            said("starting_up", text).with("failed_probes", failed)
+        }
         Because::Starting { since: then } => {
             said("starting", format!("it has been starting for {}", since(now, *then)))
         }
@@ -79,19 +85,24 @@ fn because(because: &Because, now: Moment) -> Said {
 }
 
 fn not_ready(when: &ReadyWhen, failed: u32) -> String {
-    let times = if failed == 1 { "once".to_owned() } else { format!("{failed} times") };
     match when {
         ReadyWhen::Started => "it is a job, and has not ended".to_owned(),
         ReadyWhen::Notify => "it has not said READY=1 on its NOTIFY_SOCKET".to_owned(),
-        ReadyWhen::Tcp { port, .. } if failed == 0 => format!("port {port} has not answered yet"),
-        ReadyWhen::Tcp { port, .. } => format!("port {port} does not accept connections"),
-        ReadyWhen::Http { port, path, .. } if failed == 0 => {
-            format!("http on port {port}, {path}, has not answered yet")
-        }
-        ReadyWhen::Http { port, path, .. } => format!("http on port {port}, {path}, does not answer with 200 to 399"),
-        ReadyWhen::Exec { args, .. } => {
-            format!("its probe {:?} has failed {times}", args.first().map_or("", String::as_str))
-        }
+        ReadyWhen::Probe(probe) => unanswered(&probe.check, failed),
+    }
+}
+
+fn unanswered(check: &Check, failed: u32) -> String {
+    let times = if failed == 1 { "once".to_owned() } else { format!("{failed} times") };
+    match check {
+        Check::Tcp { port } if failed == 0 => format!("port {port} has not answered yet"),
+        Check::Tcp { port } => format!("port {port} does not accept connections"),
+        Check::Http { port, path } if failed == 0 => format!("http on port {port}, {path}, has not answered yet"),
+        Check::Http { port, path } => format!("http on port {port}, {path}, does not answer with 200 to 399"),
+        Check::Grpc { port, .. } if failed == 0 => format!("the health service on port {port} has not answered yet"),
+        Check::Grpc { port, .. } => format!("the health service on port {port} does not say that it serves"),
+        Check::Exec { args } => format!("its probe {:?} has failed {times}", args.first().map_or("", String::as_str)),
+        Check::Watchdog => "it has not said WATCHDOG=1".to_owned(),
     }
 }
 
@@ -132,6 +143,10 @@ fn ended(cause: &Cause) -> Said {
         Cause::NotReady => said("readiness_timeout", "it was not ready in time and was stopped"),
         Cause::Dependency(other) => {
             said("dependency", format!("{other}, which it needs, stopped")).with("waits_for", other)
+        }
+        Cause::Probe(aim) => {
+            let text = format!("its {aim} probe failed and it was stopped: see its log for why it did not answer");
+            said("probe", text).with("probe", aim)
         }
         Cause::Deadline => said("deadline", "it ran longer than its deadline and was stopped"),
         Cause::Interrupted => said("interrupted", "the node lost power or restarted while it ran"),

@@ -87,7 +87,8 @@ impl Core {
             }
             Event::Exited { subject: Subject::Exec(exec), status, oom_kills: _ } => self.exec_exited(exec, status),
             Event::Emptied { id, run } => self.emptied(id, run),
-            Event::Notified { id, run } => self.ready(id, run),
+            Event::Notified { id, run } => self.notified(id, run),
+            Event::HeardOf { id, run } => self.heard_of(id, run),
             Event::FilesRemoved { id, removed } => self.files_removed(id, removed),
             Event::Tick => {}
             Event::ShutdownAsked(action) => self.shutdown_asked(action),
@@ -104,8 +105,16 @@ impl Core {
     /// When the next step has to be taken even if nothing happens, on CLOCK_BOOTTIME.
     #[must_use]
     pub fn next_deadline_boot_ms(&self) -> Option<u64> {
-        let workloads = self.workloads.values().filter_map(Workload::deadline_boot_ms);
         let probes = self.workloads.values().filter_map(Workload::probe_deadline_boot_ms);
+        probes.chain(self.next_change_boot_ms()).min()
+    }
+
+    /// As [`Core::next_deadline_boot_ms`], without what is done again and again while nothing changes: a machine at rest has none.
+    #[must_use]
+    pub fn next_change_boot_ms(&self) -> Option<u64> {
+        let workloads = self.workloads.values().filter_map(Workload::deadline_boot_ms);
+        let is_judged = |workload: &&Workload| !workload.is_up_and_ready();
+        let probes = self.workloads.values().filter(is_judged).filter_map(Workload::probe_deadline_boot_ms);
         let execs = self.execs.values().filter_map(|exec| exec.kill_at_boot_ms);
         let ending = self.ending.as_ref().and_then(Ending::deadline_boot_ms);
         workloads.chain(probes).chain(execs).chain(ending).chain(self.pending.deadline_boot_ms()).min()
@@ -151,7 +160,7 @@ impl Core {
         match role {
             Role::Log => self.actions.push(Action::OfferLogs { channel }),
             Role::State => self.offer_records(channel),
-            Role::Probe => self.offer_probes(channel),
+            Role::Probe => self.offer_probes(),
             Role::Api | Role::Observer => {}
         }
     }

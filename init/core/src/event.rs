@@ -121,6 +121,13 @@ pub enum Event {
         /// Which run.
         run: u64,
     },
+    /// A workload said `WATCHDOG=1`.
+    HeardOf {
+        /// Which.
+        id: WorkloadId,
+        /// Which run.
+        run: u64,
+    },
     /// A removed workload's files are gone from disk, or could not be removed.
     FilesRemoved {
         /// Which.

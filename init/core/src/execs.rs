@@ -1,8 +1,8 @@
 //! Exec sessions: further processes inside a running workload, on behalf of one channel, ending with it.
 
 use byre_plan::{ExecPlan, Plan, Process, WorkloadId};
-use byre_protocol::control::{EXECS_PER_WORKLOAD, Notice, RefusedCode, Reply};
-use byre_protocol::definition::ReadyWhen;
+use byre_protocol::control::{EXECS_PER_WORKLOAD, Notice, RefusedCode, Reply, WORKLOADS};
+use byre_protocol::probe::Aim;
 use byre_protocol::status::Cause;
 
 use crate::action::{Action, Attachment};
@@ -15,10 +15,10 @@ use crate::workload::Actual;
 
 /// Exec sessions of one node at a time: 64 each in 16 busy containers.
 pub(crate) const EXECS: usize = 1024;
+/// All of them: two probes of a workload may run a command at a time, on top of what clients run.
+pub(crate) const EXEC_SESSIONS: usize = EXECS + 2 * WORKLOADS;
 /// What an exec session has after its hang-up before it is killed.
 const HANG_UP_GRACE_MS: u64 = 3_000;
-/// The shortest time between two probes, and the least a probe has: a shorter one would be a load of its own.
-const MINIMUM_PROBE_MS: u32 = 100;
 /// SIGHUP.
 const HANG_UP: u8 = 1;
 /// SIGKILL.
@@ -29,8 +29,13 @@ const KILL: u8 = 9;
 pub(crate) enum Purpose {
     /// A client's.
     Client(Caller),
-    /// The readiness probe of this run.
-    Probe(u64),
+    /// An attempt of a probe.
+    Probe {
+        /// Of which run.
+        run: u64,
+        /// Of which probe.
+        aim: Aim,
+    },
     /// The stop hook of this run.
     StopHook(u64),
 }
@@ -39,7 +44,7 @@ impl Purpose {
     fn channel(self) -> Option<ChannelId> {
         match self {
             Self::Client(caller) => Some(caller.channel),
-            Self::Probe(_) | Self::StopHook(_) => None,
+            Self::Probe { .. } | Self::StopHook(_) => None,
         }
     }
 }
@@ -94,23 +99,24 @@ impl Core {
         self.actions.push(Action::LaunchExec { exec });
     }
 
-    /// Runs a readiness probe's command inside the workload, as the workload's own user.
-    pub(crate) fn begin_exec_probe(&mut self, id: WorkloadId, args: Vec<String>, interval_ms: u32) {
-        let kill_at = self.now.boot_ms.saturating_add(u64::from(interval_ms.max(MINIMUM_PROBE_MS)));
-        let (Some(workload), Some(policy)) = (self.workloads.get_mut(&id), &self.policy) else { return };
-        workload.probe_at_boot_ms = None;
+    /// Runs a probe's command inside the workload, as the workload's own user. One that takes longer than it may has failed.
+    pub(crate) fn begin_exec_probe(&mut self, id: WorkloadId, aim: Aim, args: Vec<String>, timeout_ms: u32) {
+        let kill_at = self.now.boot_ms.saturating_add(u64::from(timeout_ms));
+        let (Some(workload), Some(policy)) = (self.workloads.get(&id), &self.policy) else { return };
         let process = Process { args, terminal: None, ..workload.plan.request().process.clone() };
         let run = workload.run;
         match Plan::check_exec(process, &workload.plan, policy, workload.origin()) {
             Ok(plan) => {
                 let exec = ExecId(self.next_exec);
-                self.add_exec(id, plan, Purpose::Probe(run));
-                // A probe that takes longer than its interval has failed.
+                self.add_exec(id, plan, Purpose::Probe { run, aim });
                 if let Some(exec) = self.execs.get_mut(&exec) {
                     exec.kill_at_boot_ms = Some(kill_at);
                 }
             }
-            Err(refusal) => self.say(format!("readiness probe of {id} cannot run: {refusal}")),
+            Err(refusal) => {
+                self.say(format!("the {aim} probe of {} cannot run: {refusal}", workload.definition.name));
+                self.attempted(id, run, aim, false);
+            }
         }
     }
 
@@ -134,25 +140,6 @@ impl Core {
         }
     }
 
-    fn probe_ended(&mut self, id: WorkloadId, run: u64, passed: bool) {
-        if passed {
-            return self.ready(id, run);
-        }
-        let now_ms = self.now.boot_ms;
-        let Some(workload) = self.workloads.get_mut(&id).filter(|workload| workload.run == run) else { return };
-        workload.failed_probes = workload.failed_probes.saturating_add(1);
-        if let ReadyWhen::Exec { interval_ms, .. } = workload.definition.readiness.when {
-            workload.probe_at_boot_ms = Some(now_ms.saturating_add(u64::from(interval_ms.max(MINIMUM_PROBE_MS))));
-        }
-    }
-
-    /// The probe service found that a workload is not ready.
-    pub(crate) fn probe_said_no(&mut self, id: WorkloadId, run: u64) {
-        if let Some(workload) = self.workloads.get_mut(&id).filter(|workload| workload.run == run) {
-            workload.failed_probes = workload.failed_probes.saturating_add(1);
-        }
-    }
-
     pub(crate) fn exec_launched(&mut self, id: ExecId, outcome: LaunchOutcome) {
         // A report that comes twice says nothing new.
         let Some(exec) = self.execs.get_mut(&id).filter(|exec| !exec.running) else { return };
@@ -166,7 +153,7 @@ impl Core {
                         self.answer(caller, Reply::ExecStarted { exec: id.0 }, attachment);
                     }
                     Purpose::Client(_) => self.signal_exec(id, KILL),
-                    Purpose::Probe(_) | Purpose::StopHook(_) => {}
+                    Purpose::Probe { .. } | Purpose::StopHook(_) => {}
                 }
             }
             LaunchOutcome::Failed(failure) => {
@@ -177,7 +164,7 @@ impl Core {
                     Purpose::Client(caller) => {
                         self.refuse(caller, refused(RefusedCode::StartFailed, &describe_failure(&name, &failure)));
                     }
-                    Purpose::Probe(run) => self.probe_ended(workload, run, false),
+                    Purpose::Probe { run, aim } => self.attempted(workload, run, aim, false),
                     Purpose::StopHook(run) => self.stop_hook_ended(workload, run),
                 }
             }
@@ -200,7 +187,7 @@ impl Core {
                     self.notify(caller.channel, Notice::ExecEnded { exec: id.0, cause }, Attachment::None);
                 }
             }
-            Purpose::Probe(run) => self.probe_ended(exec.workload, run, cause == Cause::Code(0)),
+            Purpose::Probe { run, aim } => self.attempted(exec.workload, run, aim, cause == Cause::Code(0)),
             Purpose::StopHook(run) => self.stop_hook_ended(exec.workload, run),
         }
     }

@@ -14,16 +14,18 @@ use byre_plan::{Name, Origin, Plan, Policy, Process, Refusal, WorkloadId};
 use byre_protocol::control::{Change, EXECS_PER_WORKLOAD, Reply, ShutdownAction, WORKLOADS};
 use byre_protocol::definition::{Definition, Role};
 use byre_protocol::handoff::{HandoffError, Reader, Writer};
+use byre_protocol::probe::{Aim, Judgement};
 use byre_protocol::status::{Cause, HISTORY, Moment, Run, Rung, Why};
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Channel, Core};
 use crate::durable::{Records, UNACKNOWLEDGED};
 use crate::event::{ChannelId, ExecId};
-use crate::execs::{EXECS, Exec, Purpose};
+use crate::execs::{EXEC_SESSIONS, Exec, Purpose};
 use crate::pending::{Await, Caller, PENDING, Pending, PendingCalls};
+use crate::probes::Asking;
 use crate::shutdown::Ending;
-use crate::workload::{Actual, Wanted, Workload};
+use crate::workload::{Actual, Ready, Wanted, Workload};
 
 /// The node's own services, beside the workloads that clients may make: the root has about twenty.
 const SERVICES: usize = 256;
@@ -127,11 +129,26 @@ pub(crate) struct WorkloadRecord {
     start_once_down: bool,
     history: Vec<Run>,
     oom_kills: u32,
-    probe_at_boot_ms: Option<u64>,
-    failed_probes: u32,
+    started_boot_ms: Option<u64>,
+    asking: Vec<(Aim, AskingRecord)>,
     remove_if_start_fails: bool,
     durable: bool,
     pub(crate) adopted: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AskingRecord {
+    from_boot_ms: u64,
+    at_boot_ms: Option<u64>,
+    judgement: Judgement,
+    failed: u32,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum ReadyRecord {
+    NotYet,
+    Now,
+    NoLonger,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -145,7 +162,7 @@ enum WantedRecord {
 enum ActualRecord {
     Down { why: Why },
     Starting { since: Moment },
-    Up { since: Moment, ready: bool, pid: u32 },
+    Up { since: Moment, ready: ReadyRecord, pid: u32 },
     Stopping { since: Moment, rung: Rung, deadline_boot_ms: u64, because: Option<Cause> },
     Draining { since: Moment, cause: Cause },
     Backoff { until_boot_ms: u64, streak: u32 },
@@ -165,7 +182,7 @@ struct ExecRecord {
 #[derive(Serialize, Deserialize)]
 enum PurposeRecord {
     Client(CallerRecord),
-    Probe(u64),
+    Probe { run: u64, aim: Aim },
     StopHook(u64),
 }
 
@@ -284,7 +301,7 @@ impl Core {
         for _ in 0..bounded("workloads", head.workloads, WORKLOADS.saturating_add(SERVICES))? {
             core.take_workload(reader.next("workload")?)?;
         }
-        for _ in 0..bounded("exec sessions", head.execs, EXECS.saturating_add(WORKLOADS))? {
+        for _ in 0..bounded("exec sessions", head.execs, EXEC_SESSIONS)? {
             core.take_exec(reader.next("exec session")?)?;
         }
         for _ in 0..bounded("calls", head.calls, PENDING)? {
@@ -332,7 +349,7 @@ impl Core {
         let purpose = match purpose {
             // The channel may be gone: then the session is being hung up.
             PurposeRecord::Client(caller) => Purpose::Client(caller.into_caller()),
-            PurposeRecord::Probe(run) => Purpose::Probe(run),
+            PurposeRecord::Probe { run, aim } => Purpose::Probe { run, aim },
             PurposeRecord::StopHook(run) => Purpose::StopHook(run),
         };
         let exec = Exec { workload, plan, purpose, running, kill_at_boot_ms };
@@ -409,8 +426,8 @@ impl WorkloadRecord {
             start_once_down,
             history,
             oom_kills,
-            probe_at_boot_ms,
-            failed_probes,
+            started_boot_ms,
+            asking,
             remove_if_start_fails,
             durable,
             adopted,
@@ -429,8 +446,8 @@ impl WorkloadRecord {
             start_once_down: *start_once_down,
             history: history.iter().cloned().collect(),
             oom_kills: *oom_kills,
-            probe_at_boot_ms: *probe_at_boot_ms,
-            failed_probes: *failed_probes,
+            started_boot_ms: *started_boot_ms,
+            asking: asking.iter().map(|(aim, asking)| (*aim, AskingRecord::of(*asking))).collect(),
             remove_if_start_fails: *remove_if_start_fails,
             durable: *durable,
             adopted: *adopted,
@@ -457,12 +474,41 @@ impl WorkloadRecord {
             start_once_down: self.start_once_down,
             history: VecDeque::from(self.history),
             oom_kills: self.oom_kills,
-            probe_at_boot_ms: self.probe_at_boot_ms,
-            failed_probes: self.failed_probes,
+            started_boot_ms: self.started_boot_ms,
+            asking: self.asking.into_iter().map(|(aim, asking)| (aim, asking.into_asking())).collect(),
             remove_if_start_fails: self.remove_if_start_fails,
             durable: self.durable,
             adopted: self.adopted,
         })
+    }
+}
+
+impl AskingRecord {
+    fn of(Asking { from_boot_ms, at_boot_ms, judgement, failed }: Asking) -> Self {
+        Self { from_boot_ms, at_boot_ms, judgement, failed }
+    }
+
+    fn into_asking(self) -> Asking {
+        let Self { from_boot_ms, at_boot_ms, judgement, failed } = self;
+        Asking { from_boot_ms, at_boot_ms, judgement, failed }
+    }
+}
+
+impl ReadyRecord {
+    fn of(ready: Ready) -> Self {
+        match ready {
+            Ready::NotYet => Self::NotYet,
+            Ready::Now => Self::Now,
+            Ready::NoLonger => Self::NoLonger,
+        }
+    }
+
+    fn into_ready(self) -> Ready {
+        match self {
+            Self::NotYet => Ready::NotYet,
+            Self::Now => Ready::Now,
+            Self::NoLonger => Ready::NoLonger,
+        }
     }
 }
 
@@ -489,7 +535,7 @@ impl ActualRecord {
         match actual.clone() {
             Actual::Down { why } => Self::Down { why },
             Actual::Starting { since } => Self::Starting { since },
-            Actual::Up { since, ready, pid } => Self::Up { since, ready, pid },
+            Actual::Up { since, ready, pid } => Self::Up { since, ready: ReadyRecord::of(ready), pid },
             Actual::Stopping { since, rung, deadline_boot_ms, because } => {
                 Self::Stopping { since, rung, deadline_boot_ms, because }
             }
@@ -503,7 +549,7 @@ impl ActualRecord {
         match self {
             Self::Down { why } => Actual::Down { why },
             Self::Starting { since } => Actual::Starting { since },
-            Self::Up { since, ready, pid } => Actual::Up { since, ready, pid },
+            Self::Up { since, ready, pid } => Actual::Up { since, ready: ready.into_ready(), pid },
             Self::Stopping { since, rung, deadline_boot_ms, because } => {
                 Actual::Stopping { since, rung, deadline_boot_ms, because }
             }
@@ -519,7 +565,7 @@ impl ExecRecord {
         let Exec { workload, plan, purpose, running, kill_at_boot_ms } = exec;
         let purpose = match purpose {
             Purpose::Client(caller) => PurposeRecord::Client(CallerRecord::of(*caller)),
-            Purpose::Probe(run) => PurposeRecord::Probe(*run),
+            Purpose::Probe { run, aim } => PurposeRecord::Probe { run: *run, aim: *aim },
             Purpose::StopHook(run) => PurposeRecord::StopHook(*run),
         };
         let process = plan.process().clone();

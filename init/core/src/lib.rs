@@ -38,6 +38,7 @@ mod execs;
 mod handoff;
 mod lifecycle;
 mod pending;
+mod probes;
 mod requests;
 mod rescue;
 mod shutdown;

@@ -2,14 +2,14 @@
 
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Notice, RefusedCode, What};
-use byre_protocol::definition::{Kind, ReadyWhen, RestartPolicy, Role, Stop};
+use byre_protocol::definition::{Kind, RestartPolicy, Role, Stop};
 use byre_protocol::status::{Cause, Run, Rung, StartFailure, Why};
 
 use crate::action::{Action, Attachment};
 use crate::core::Core;
 use crate::event::{ExitStatus, LaunchOutcome};
 use crate::pending::Await;
-use crate::workload::{Actual, Wanted, Workload};
+use crate::workload::{Actual, Ready, Wanted, Workload};
 
 /// How long `cgroup.kill` may take before PID 1 says so on the console. Only a process in uninterruptible sleep takes longer.
 const KILL_PATIENCE_MS: u64 = 10_000;
@@ -19,7 +19,8 @@ impl Core {
         let since = self.now;
         let Some(workload) = self.workloads.get_mut(&id) else { return };
         workload.run = workload.run.saturating_add(1);
-        workload.failed_probes = 0;
+        workload.asking.clear();
+        workload.started_boot_ms = None;
         workload.start_once_down = false;
         let run = workload.run;
         self.set_actual(id, Actual::Starting { since });
@@ -46,29 +47,10 @@ impl Core {
             LaunchOutcome::Running { .. } if stopping => self.actions.push(Action::KillAll { id, run }),
             LaunchOutcome::Running { pid, .. } => {
                 let since = self.now;
-                let ready = self.workloads.get(&id).is_some_and(Workload::ready_when_started);
-                self.set_actual(id, Actual::Up { since, ready: false, pid });
-                if ready {
-                    self.set_actual(id, Actual::Up { since, ready, pid });
-                } else {
-                    self.begin_probe(id, pid);
-                }
+                self.set_actual(id, Actual::Up { since, ready: Ready::NotYet, pid });
+                self.begin_start(id);
                 self.met(Await::Running(id));
             }
-        }
-    }
-
-    /// The workload is ready: `READY=1`, or a probe passed.
-    pub(crate) fn ready(&mut self, id: WorkloadId, run: u64) {
-        let Some(workload) = self.current_run(id, run) else { return };
-        let kind = workload.definition.kind;
-        let name = workload.definition.name.clone();
-        if let Actual::Up { since, ready: false, pid } = workload.actual {
-            if kind == Kind::Service {
-                self.say(format!("service {name} is ready"));
-            }
-            self.set_actual(id, Actual::Up { since, ready: true, pid });
-            self.notify_role(Role::Probe, &Notice::ProbeEnd { id }, Attachment::None);
         }
     }
 
@@ -107,7 +89,7 @@ impl Core {
         self.say_end(id, &ended);
         if let Some(workload) = self.workloads.get_mut(&id) {
             workload.remember(ended.clone());
-            workload.probe_at_boot_ms = None;
+            workload.asking.clear();
         }
         self.tell(id, What::Ended(ended));
         self.notify_role(Role::Probe, &Notice::ProbeEnd { id }, Attachment::None);
@@ -167,6 +149,7 @@ impl Core {
             | Cause::NotReady
             | Cause::Dependency(_)
             | Cause::Interrupted
+            | Cause::Probe(_)
             | Cause::Deadline => {
                 format!("{name} ended before its program ran; see its log")
             }
@@ -243,22 +226,9 @@ impl Core {
         for id in due {
             self.workload_is_due(id);
         }
-        self.probe_due();
+        self.probes_due();
         self.kill_due_execs();
         self.end_overdue_calls();
-    }
-
-    fn probe_due(&mut self) {
-        let now_ms = self.now.boot_ms;
-        let due: Vec<(WorkloadId, u32)> = self
-            .workloads
-            .values()
-            .filter(|workload| workload.probe_deadline_boot_ms().is_some_and(|at| at <= now_ms))
-            .filter_map(|workload| self.pid_if_up(workload.id).map(|pid| (workload.id, pid)))
-            .collect();
-        for (id, pid) in due {
-            self.begin_probe(id, pid);
-        }
     }
 
     fn workload_is_due(&mut self, id: WorkloadId) {
@@ -271,7 +241,7 @@ impl Core {
                 self.say(format!("{name} runs longer than its deadline and is stopped"));
                 self.stop(id, Some(Cause::Deadline), grace_ms);
             }
-            Actual::Up { ready: false, .. } | Actual::Starting { .. } => {
+            Actual::Up { ready: Ready::NotYet, .. } | Actual::Starting { .. } => {
                 self.say(format!("{name} is not ready in time and is stopped"));
                 self.stop(id, Some(Cause::NotReady), grace_ms);
             }
@@ -293,53 +263,16 @@ impl Core {
                 }
                 self.launch_when_possible(id);
             }
-            Actual::Up { ready: true, .. } | Actual::Down { .. } | Actual::Draining { .. } | Actual::Removing => {}
+            Actual::Up { ready: Ready::Now | Ready::NoLonger, .. }
+            | Actual::Down { .. }
+            | Actual::Draining { .. }
+            | Actual::Removing => {}
         }
     }
 
     fn launch_when_possible(&mut self, id: WorkloadId) {
         self.set_actual_quietly(id, Actual::Down { why: Why::Created });
         self.reconsider();
-    }
-
-    fn begin_probe(&mut self, id: WorkloadId, pid: u32) {
-        let Some(workload) = self.workloads.get(&id) else { return };
-        match &workload.definition.readiness.when {
-            ReadyWhen::Started | ReadyWhen::Notify => {}
-            ReadyWhen::Exec { args, interval_ms } => {
-                let (args, interval_ms) = (args.clone(), *interval_ms);
-                self.begin_exec_probe(id, args, interval_ms);
-            }
-            ReadyWhen::Tcp { .. } | ReadyWhen::Http { .. } => {
-                let when = workload.definition.readiness.when.clone();
-                let notice = Notice::Probe { id, probe: workload.run, when, pid };
-                self.notify_role(Role::Probe, &notice, Attachment::Process(id));
-            }
-        }
-    }
-
-    /// A probe service has (re)started: tell it of all that wait for a probe.
-    pub(crate) fn offer_probes(&mut self, _channel: crate::event::ChannelId) {
-        let waiting: Vec<(WorkloadId, u32)> = self
-            .workloads
-            .values()
-            .filter(|workload| {
-                matches!(workload.definition.readiness.when, ReadyWhen::Tcp { .. } | ReadyWhen::Http { .. })
-            })
-            .filter_map(|workload| match workload.actual {
-                Actual::Up { ready: false, pid, .. } => Some((workload.id, pid)),
-                Actual::Up { ready: true, .. }
-                | Actual::Down { .. }
-                | Actual::Starting { .. }
-                | Actual::Stopping { .. }
-                | Actual::Draining { .. }
-                | Actual::Backoff { .. }
-                | Actual::Removing => None,
-            })
-            .collect();
-        for (id, pid) in waiting {
-            self.begin_probe(id, pid);
-        }
     }
 
     fn say_end(&mut self, id: WorkloadId, run: &Run) {
@@ -371,6 +304,7 @@ fn stopped_or_ended(cause: &Cause) -> Why {
         | Cause::NotReady
         | Cause::Dependency(_)
         | Cause::Interrupted
+        | Cause::Probe(_)
         | Cause::Deadline => Why::Stopped,
     }
 }
@@ -445,5 +379,6 @@ pub(crate) fn describe_cause(name: &str, cause: &Cause) -> String {
         Cause::Dependency(other) => format!("{other} stopped"),
         Cause::Interrupted => "the node stopped while it ran".to_owned(),
         Cause::Deadline => "it ran longer than its deadline".to_owned(),
+        Cause::Probe(aim) => format!("its {aim} probe failed"),
     }
 }

@@ -114,13 +114,7 @@ impl Core {
             Request::RecordFailed { record, text } => self.record_failed(record, &text),
             Request::Replay(record) => self.replay(*record),
             Request::ReplayEnd => self.replay_end(),
-            Request::Probed { id, probe, passed } => {
-                if passed {
-                    self.ready(id, probe);
-                } else {
-                    self.probe_said_no(id, probe);
-                }
-            }
+            Request::Probed { id, number, aim, passed } => self.probed(id, number, aim, passed),
         }
     }
 
@@ -229,6 +223,9 @@ impl Core {
             return invalid(format!(
                 "{name}: a stop hook has at most {HOOK_WORDS} words of {HOOK_BYTES} bytes together"
             ));
+        }
+        if let Some(refusal) = definition.probes_refusal() {
+            return invalid(format!("{name}: {refusal}"));
         }
         if definition.shutdown_priority > 99 {
             return invalid(format!("{name}: shutdown priority of a container is at most 99"));

@@ -16,14 +16,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use byre_plan::{Capabilities, LaunchRequest, Name, Origin, Plan, Policy, Process, Program, User, WorkloadId};
 use byre_protocol::control::ShutdownAction;
-use byre_protocol::definition::{Definition, Grant, Kind, LogPolicy, Readiness, ReadyWhen, Restart, Stop};
+use byre_protocol::definition::{Definition, Grant, Kind, LogPolicy, Readiness, Restart, Stop};
 use byre_protocol::handoff::{HandoffError, Reader, Writer};
 use byre_protocol::status::{Cause, Rung, StartFailure};
 
 use crate::action::Action;
 use crate::core::Core;
 use crate::handoff::{TakeOverError, WorkloadRecord};
-use crate::workload::{Actual, Wanted, Workload, cgroup_name};
+use crate::workload::{Actual, Ready, Wanted, Workload, cgroup_name};
 
 /// Begins the name of an adopted workload; that of its cgroup follows.
 pub const UNKNOWN: &str = "unknown-";
@@ -109,9 +109,7 @@ impl Core {
         let has_first = alive == Alive::Process { run } || (adopted && alive == Alive::Others);
         let next = match (workload.actual.clone(), has_first) {
             (Actual::Up { since, ready, pid }, true) => {
-                // A probing command was lost with the crash; the probe service asks anew by itself.
-                let probed = matches!(workload.definition.readiness.when, ReadyWhen::Exec { .. });
-                workload.probe_at_boot_ms = (probed && !ready).then_some(now.boot_ms);
+                workload.ask_anew(now.boot_ms);
                 Some(Actual::Up { since, ready, pid })
             }
             (Actual::Stopping { since, rung: Rung::Hook, deadline_boot_ms, because }, true) => {
@@ -170,7 +168,7 @@ impl Core {
         workload.adopted = true;
         workload.wanted = Wanted::Up;
         workload.run = 1;
-        workload.actual = Actual::Up { since: self.now, ready: true, pid: 0 };
+        workload.actual = Actual::Up { since: self.now, ready: Ready::Now, pid: 0 };
         self.say(format!("{name} lives and no record speaks of it; it is adopted, `byrectl stop {name}` ends it"));
         self.names.insert(name, id);
         self.workloads.insert(id, workload);
@@ -248,8 +246,8 @@ impl Workload {
             created: _,
             adopted: _,
             remove_if_start_fails: _,
-            // Only told to people.
-            failed_probes: _,
+            // Its attempts are made anew after a crash; that they are made follows from the rest.
+            asking: _,
             // Grows with every end of a run, as the next four do.
             history: _,
             wanted,
@@ -259,12 +257,12 @@ impl Workload {
             streak,
             start_once_down,
             oom_kills,
-            probe_at_boot_ms,
+            started_boot_ms,
             durable,
         } = self;
         let mut hasher = DefaultHasher::new();
         (wanted, actual, run, restarts, streak).hash(&mut hasher);
-        (start_once_down, oom_kills, probe_at_boot_ms, durable).hash(&mut hasher);
+        (start_once_down, oom_kills, started_boot_ms, durable).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -299,6 +297,8 @@ fn stray_definition(name: Name) -> Definition {
         shutdown_priority: 0,
         binds_to: Vec::new(),
         deadline_ms: 0,
+        startup: None,
+        liveness: None,
     }
 }
 

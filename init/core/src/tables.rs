@@ -5,7 +5,7 @@ use byre_protocol::status::HISTORY;
 
 use crate::core::Core;
 use crate::durable::UNACKNOWLEDGED;
-use crate::execs::EXECS;
+use crate::execs::EXEC_SESSIONS;
 use crate::pending::PENDING;
 
 /// One of PID 1's tables.
@@ -29,8 +29,7 @@ impl Core {
         let table = |name, used, bound, empty_at_rest| Table { name, used, bound, empty_at_rest };
         [
             table("workloads", self.workloads.len(), WORKLOADS, false),
-            // Every workload may be probed by a command on top of what clients run.
-            table("exec sessions", self.execs.len(), EXECS.saturating_add(WORKLOADS), true),
+            table("exec sessions", self.execs.len(), EXEC_SESSIONS, true),
             table("calls that wait", self.pending.len(), PENDING, true),
             // From [`UNACKNOWLEDGED`] on nothing is made any more; what is there still changes and is removed.
             table("changes that are not on disk", self.records.len(), UNACKNOWLEDGED.saturating_mul(2), true),

@@ -4,11 +4,12 @@
 //! older, and follows what is waited for from one workload to the next.
 
 use byre_plan::{Name, WorkloadId};
-use byre_protocol::definition::{Grant, Kind, ReadyWhen, Role};
+use byre_protocol::definition::{Grant, Kind, Role};
+use byre_protocol::probe::{Aim, Check};
 use byre_protocol::status::{Because, Cause, LINKS, Link, Why};
 
 use crate::core::Core;
-use crate::workload::{Actual, Workload};
+use crate::workload::{Actual, Ready, Workload};
 
 /// What the chain goes on with.
 enum Next {
@@ -49,11 +50,21 @@ impl Core {
     fn explain(&self, workload: &Workload, chain: &mut Vec<Link>) -> Next {
         let mut add = |because| chain.push(Link { name: workload.definition.name.clone(), because });
         match &workload.actual {
-            Actual::Up { since, ready: true, .. } => add(Because::Ready { since: *since }),
-            Actual::Up { since, ready: false, .. } => {
-                let when = workload.definition.readiness.when.clone();
-                add(Because::NotReady { since: *since, when: when.clone(), failed: workload.failed_probes });
-                return self.prober(&when).map_or(Next::End, Next::Name);
+            Actual::Up { since, ready: Ready::Now, .. } => add(Because::Ready { since: *since }),
+            Actual::Up { since, ready: Ready::NotYet | Ready::NoLonger, .. } => {
+                let failed = |aim| workload.asking.get(&aim).map_or(0, |asking| asking.failed);
+                let aim = if workload.asking.contains_key(&Aim::Startup) { Aim::Startup } else { Aim::Readiness };
+                let check = workload.definition.probe(aim).map(|probe| probe.check.clone());
+                match (aim, &check) {
+                    (Aim::Startup, Some(check)) => {
+                        add(Because::StartingUp { since: *since, check: check.clone(), failed: failed(aim) });
+                    }
+                    (Aim::Startup | Aim::Readiness | Aim::Liveness, _) => {
+                        let when = workload.definition.readiness.when.clone();
+                        add(Because::NotReady { since: *since, when, failed: failed(aim) });
+                    }
+                }
+                return check.and_then(|check| self.prober(&check)).map_or(Next::End, Next::Name);
             }
             Actual::Starting { since } => add(Because::Starting { since: *since }),
             Actual::Stopping { rung, because, .. } => {
@@ -91,17 +102,14 @@ impl Core {
         Next::End
     }
 
-    /// The service that asks for this readiness, if it is what is missing.
-    fn prober(&self, when: &ReadyWhen) -> Option<Name> {
-        match when {
-            ReadyWhen::Tcp { .. } | ReadyWhen::Http { .. } => {
-                let is_prober =
-                    |workload: &&Workload| workload.definition.grants.contains(&Grant::Control(Role::Probe));
-                let prober = self.workloads.values().find(is_prober)?;
-                (!prober.is_ready()).then(|| prober.definition.name.clone())
-            }
-            ReadyWhen::Started | ReadyWhen::Notify | ReadyWhen::Exec { .. } => None,
+    /// The service that asks this, if it is what is missing.
+    fn prober(&self, check: &Check) -> Option<Name> {
+        if !check.is_asked_from_outside() {
+            return None;
         }
+        let is_prober = |workload: &&Workload| workload.definition.grants.contains(&Grant::Control(Role::Probe));
+        let prober = self.workloads.values().find(is_prober)?;
+        (!prober.is_ready()).then(|| prober.definition.name.clone())
     }
 }
 

@@ -1,11 +1,14 @@
 //! One workload: what is wanted of it, what is true of it, and what is remembered of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use byre_plan::{Name, Origin, Plan, WorkloadId};
 use byre_protocol::control::WorkloadRecord;
 use byre_protocol::definition::{Definition, Kind, ReadyWhen};
+use byre_protocol::probe::Aim;
 use byre_protocol::status::{Cause, Detail, HISTORY, Moment, Run, Rung, State, Summary, Why};
+
+use crate::probes::Asking;
 
 /// What is wanted of a workload, apart from what is true of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,12 +21,23 @@ pub enum Wanted {
     Gone,
 }
 
+/// Whether a program that runs is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Ready {
+    /// It has not been in this run, and has to be in time.
+    NotYet,
+    /// It is.
+    Now,
+    /// It was.
+    NoLonger,
+}
+
 /// What is true of a workload. The protocol's [`State`] is a view of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Actual {
     Down { why: Why },
     Starting { since: Moment },
-    Up { since: Moment, ready: bool, pid: u32 },
+    Up { since: Moment, ready: Ready, pid: u32 },
     Stopping { since: Moment, rung: Rung, deadline_boot_ms: u64, because: Option<Cause> },
     Draining { since: Moment, cause: Cause },
     Backoff { until_boot_ms: u64, streak: u32 },
@@ -47,9 +61,10 @@ pub struct Workload {
     pub(crate) start_once_down: bool,
     pub(crate) history: VecDeque<Run>,
     pub(crate) oom_kills: u32,
-    pub(crate) probe_at_boot_ms: Option<u64>,
-    /// Probes of the present run that said no.
-    pub(crate) failed_probes: u32,
+    /// When the start of the present run was over.
+    pub(crate) started_boot_ms: Option<u64>,
+    /// What the present run is being asked.
+    pub(crate) asking: BTreeMap<Aim, Asking>,
     pub(crate) remove_if_start_fails: bool,
     pub(crate) durable: bool,
     /// It was found alive after a crash, and nobody knows what it was.
@@ -90,8 +105,8 @@ impl Workload {
             start_once_down: false,
             history: VecDeque::new(),
             oom_kills: 0,
-            probe_at_boot_ms: None,
-            failed_probes: 0,
+            started_boot_ms: None,
+            asking: BTreeMap::new(),
             remove_if_start_fails: false,
             durable: false,
             adopted: false,
@@ -167,7 +182,7 @@ impl Workload {
     /// Whether others that need it may start. A job is ready once it has ended well.
     pub(crate) fn is_ready(&self) -> bool {
         match (&self.actual, self.definition.kind) {
-            (Actual::Up { ready, .. }, Kind::Service | Kind::Container) => *ready,
+            (Actual::Up { ready, .. }, Kind::Service | Kind::Container) => *ready == Ready::Now,
             (Actual::Down { why: Why::Ended(Cause::Code(0)) }, Kind::Job) => true,
             (
                 Actual::Up { .. }
@@ -195,6 +210,11 @@ impl Workload {
         }
     }
 
+    /// Whether its program runs and is ready.
+    pub(crate) fn is_up_and_ready(&self) -> bool {
+        matches!(self.actual, Actual::Up { ready: Ready::Now, .. })
+    }
+
     /// Whether a process of it may exist.
     pub(crate) fn has_processes(&self) -> bool {
         match &self.actual {
@@ -211,12 +231,13 @@ impl Workload {
     /// When something has to be done about it by the clock alone.
     pub(crate) fn deadline_boot_ms(&self) -> Option<u64> {
         match &self.actual {
-            Actual::Up { since, ready: false, .. } => {
-                let ready_by = behind(*since, self.definition.readiness.timeout_ms);
+            Actual::Up { since, ready: Ready::NotYet, .. } => {
                 let over_by = behind(*since, self.definition.deadline_ms);
-                ready_by.into_iter().chain(over_by).min()
+                self.ready_by_boot_ms(*since).into_iter().chain(over_by).min()
             }
-            Actual::Up { since, ready: true, .. } => behind(*since, self.definition.deadline_ms),
+            Actual::Up { since, ready: Ready::Now | Ready::NoLonger, .. } => {
+                behind(*since, self.definition.deadline_ms)
+            }
             Actual::Starting { since } => behind(*since, self.definition.readiness.timeout_ms),
             Actual::Stopping { deadline_boot_ms, .. } => Some(*deadline_boot_ms),
             Actual::Backoff { until_boot_ms, .. } => Some(*until_boot_ms),
@@ -229,9 +250,10 @@ impl Workload {
         behind(since, self.definition.deadline_ms).is_some_and(|at| at <= now_boot_ms)
     }
 
-    /// When its readiness is to be probed again.
-    pub(crate) fn probe_deadline_boot_ms(&self) -> Option<u64> {
-        self.probe_at_boot_ms.filter(|_| matches!(self.actual, Actual::Up { ready: false, .. }))
+    /// When a program that runs since then must be ready. While its start-up is asked about, that is what limits it.
+    fn ready_by_boot_ms(&self, since: Moment) -> Option<u64> {
+        let from = Moment { boot_ms: self.started_boot_ms.unwrap_or(since.boot_ms), ..since };
+        behind(from, self.definition.readiness.timeout_ms).filter(|_| !self.asking.contains_key(&Aim::Startup))
     }
 
     pub(crate) fn remember(&mut self, run: Run) {
@@ -247,7 +269,7 @@ impl Workload {
         match &self.actual {
             Actual::Down { why } => State::Down { why: why.clone() },
             Actual::Starting { since } => State::Starting { since: *since },
-            Actual::Up { since, ready, pid } => State::Up { since: *since, ready: *ready, pid: *pid },
+            Actual::Up { since, ready, pid } => State::Up { since: *since, ready: *ready == Ready::Now, pid: *pid },
             Actual::Stopping { rung, deadline_boot_ms, .. } => {
                 State::Stopping { rung: *rung, deadline_boot_ms: *deadline_boot_ms }
             }

@@ -3,7 +3,8 @@
 use byre_plan::{Name, Process, WorkloadId};
 use serde::{Deserialize, Serialize};
 
-use crate::definition::{Definition, LogPolicy, ReadyWhen};
+use crate::definition::{Definition, LogPolicy};
+use crate::probe::{Aim, Probe};
 use crate::status::{Cause, Detail, Link, Moment, Run, State, Summary};
 
 /// Summaries in one page of a list: with labels a page stays well below a message's bound; a page that would not fit is shorter.
@@ -141,13 +142,15 @@ pub enum Request {
     Replay(Box<WorkloadRecord>),
     /// Role state, at boot: that was all.
     ReplayEnd,
-    /// Role probe: what a probe found.
+    /// Role probe: a probe's verdict is another than before.
     Probed {
         /// Which workload.
         id: WorkloadId,
         /// The notice's number.
-        probe: u64,
-        /// Whether it answered as it should.
+        number: u64,
+        /// What the probe is for.
+        aim: Aim,
+        /// Whether it answers as it should.
         passed: bool,
     },
     /// Role api: images were removed; what is mounted of their layers need not be any more. Answered at once.
@@ -298,13 +301,15 @@ pub enum Notice {
         /// Which workload.
         id: WorkloadId,
         /// Number for the answer.
-        probe: u64,
-        /// What to ask.
-        when: ReadyWhen,
+        number: u64,
+        /// What it is for; a workload is asked at most one question of each kind.
+        aim: Aim,
+        /// What to ask, how often, and how answers are judged.
+        probe: Probe,
         /// Its first process, whose network namespace is joined; carries its pidfd as descriptor.
         pid: u32,
     },
-    /// Role probe: stop asking.
+    /// Role probe: stop asking a workload anything.
     ProbeEnd {
         /// Which workload.
         id: WorkloadId,

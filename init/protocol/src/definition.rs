@@ -3,6 +3,8 @@
 use byre_plan::{LaunchRequest, Name};
 use serde::{Deserialize, Serialize};
 
+use crate::probe::{Aim, Check, Probe};
+
 /// Workloads that one definition may need or come after.
 pub const DEPENDENCIES: usize = 32;
 /// Labels of one workload, and bytes of a key or a value. The API keeps the image's name and the like here.
@@ -64,9 +66,41 @@ pub struct Definition {
     /// The longest run: one that takes longer is stopped, and has failed. 0 is no limit.
     #[serde(default)]
     pub deadline_ms: u32,
+    /// Holds readiness and liveness back until it passes; a start that it says has failed is stopped.
+    #[serde(default)]
+    pub startup: Option<Probe>,
+    /// A run that it says is dead is stopped, and has failed.
+    #[serde(default)]
+    pub liveness: Option<Probe>,
 }
 
 impl Definition {
+    /// The probe that finds this out, if there is one.
+    #[must_use]
+    pub fn probe(&self, aim: Aim) -> Option<&Probe> {
+        match aim {
+            Aim::Startup => self.startup.as_ref(),
+            Aim::Readiness => self.readiness.when.probe(),
+            Aim::Liveness => self.liveness.as_ref(),
+        }
+    }
+
+    /// Whether it says something of itself by sd_notify(3).
+    #[must_use]
+    pub fn is_notified(&self) -> bool {
+        let has_watchdog = self.liveness.as_ref().is_some_and(|probe| probe.check == Check::Watchdog);
+        self.readiness.when == ReadyWhen::Notify || has_watchdog
+    }
+
+    /// What is wrong with how it is probed, if something is.
+    #[must_use]
+    pub fn probes_refusal(&self) -> Option<String> {
+        if self.startup.is_some() && self.readiness.when == ReadyWhen::Notify {
+            return Some("READY=1 says that it has started: leave out the start-up probe, or notify".to_owned());
+        }
+        Aim::ALL.into_iter().find_map(|aim| self.probe(aim)?.refusal(aim))
+    }
+
     /// Everything that must be ready before it starts.
     pub fn requires(&self) -> impl Iterator<Item = &Name> {
         self.needs.iter().chain(&self.binds_to)
@@ -133,7 +167,7 @@ pub enum RestartPolicy {
 pub struct Readiness {
     /// The condition.
     pub when: ReadyWhen,
-    /// A start that is not ready by then has failed; 0 waits for ever.
+    /// A start that is not ready by then has failed; 0 waits for ever. With a start-up probe it counts from when that passes.
     pub timeout_ms: u32,
 }
 
@@ -152,29 +186,19 @@ pub enum ReadyWhen {
     Started,
     /// It said `READY=1` by sd_notify(3).
     Notify,
-    /// Something accepts on this TCP port in its network namespace (asked by `byred probe`).
-    Tcp {
-        /// Port.
-        port: u16,
-        /// Time between attempts.
-        interval_ms: u32,
-    },
-    /// A GET answers with 200 to 399 (asked by `byred probe`).
-    Http {
-        /// Port.
-        port: u16,
-        /// Path, beginning with a slash.
-        path: String,
-        /// Time between attempts.
-        interval_ms: u32,
-    },
-    /// This command ends with code 0 inside the workload.
-    Exec {
-        /// The command.
-        args: Vec<String>,
-        /// Time between attempts.
-        interval_ms: u32,
-    },
+    /// This probe passes; it is asked on, and may say later that it is not ready any more.
+    Probe(Probe),
+}
+
+impl ReadyWhen {
+    /// Its probe, if it has one.
+    #[must_use]
+    pub fn probe(&self) -> Option<&Probe> {
+        match self {
+            Self::Probe(probe) => Some(probe),
+            Self::Started | Self::Notify => None,
+        }
+    }
 }
 
 /// Words of a stop hook, and bytes of them all: a command line, not a script.

@@ -18,4 +18,5 @@ pub mod definition;
 pub mod frame;
 pub mod handoff;
 pub mod peer;
+pub mod probe;
 pub mod status;

@@ -4,6 +4,7 @@ use byre_plan::{Name, WorkloadId};
 use serde::{Deserialize, Serialize};
 
 use crate::definition::{Definition, Kind, ReadyWhen, RestartPolicy};
+use crate::probe::{Aim, Check};
 
 /// Ended runs kept per workload.
 pub const HISTORY: usize = 8;
@@ -111,6 +112,8 @@ pub enum Cause {
     Interrupted,
     /// It ran longer than its deadline.
     Deadline,
+    /// This probe of it failed, and it was stopped: the one of its start-up or the one of its liveness.
+    Probe(Aim),
 }
 
 /// Why a start failed.
@@ -165,6 +168,15 @@ pub enum Because {
         /// What it waits for.
         when: ReadyWhen,
         /// How often a probe that was asked said no; always 0 where nothing is asked.
+        failed: u32,
+    },
+    /// Its program runs, and its start-up probe has not passed yet.
+    StartingUp {
+        /// Since when its program runs.
+        since: Moment,
+        /// What is asked.
+        check: Check,
+        /// How often the probe said no.
         failed: u32,
     },
     /// Its launch child is at work.

@@ -3,6 +3,7 @@
 use byre_core::Boot;
 use byre_plan::{LaunchRequest, Name, Policy, WorkloadId};
 use byre_protocol::definition::{Definition, Grant, Kind, ReadyWhen, Restart, RestartPolicy, Role};
+use byre_protocol::probe::{Check, Probe};
 
 use crate::chance::Chance;
 
@@ -34,6 +35,17 @@ fn plain(kind: Kind) -> Definition {
     definition
 }
 
+/// What a container may be asked.
+fn probe(chance: &mut Chance) -> Probe {
+    let check = match chance.below(4) {
+        0 | 1 => Check::Exec { args: vec!["/bin/ready".to_owned()] },
+        2 => Check::Tcp { port: 80 },
+        _ => Check::Grpc { port: 80, service: String::new() },
+    };
+    let initial_delay_ms = if chance.one_in(2) { 300 } else { 0 };
+    Probe { interval_ms: 500, failures: 2, initial_delay_ms, ..Probe::of(check) }
+}
+
 /// Everything that histories are made of, parsed once.
 #[derive(Debug, Clone)]
 pub(crate) struct Definitions {
@@ -63,13 +75,15 @@ impl Definitions {
         disk.name = name("disk");
         disk.restart = Restart { policy: RestartPolicy::OnFailure(0), ..Restart::default() };
         disk.shutdown_priority = 200;
+        let mut clock = service("clock", Some(Role::Observer), &[]);
+        clock.liveness = Some(Probe { interval_ms: 5_000, ..Probe::of(Check::Watchdog) });
         let services = [
             disk,
             service("state", Some(Role::State), &["disk"]),
             service("log", Some(Role::Log), &["disk"]),
             service("probe", Some(Role::Probe), &[]),
             service("api", Some(Role::Api), &["state", "log"]),
-            service("clock", Some(Role::Observer), &[]),
+            clock,
         ];
         let services = (1..).map(WorkloadId).zip(services).collect();
         Self { container: plain(Kind::Container), services, policy }
@@ -91,13 +105,13 @@ impl Definitions {
             _ => RestartPolicy::UnlessStopped,
         };
         definition.remove_on_exit = chance.one_in(4);
-        definition.readiness.when = match chance.below(8) {
+        definition.readiness.when = match chance.below(6) {
             0 => ReadyWhen::Notify,
-            1 => ReadyWhen::Exec { args: vec!["/bin/ready".to_owned()], interval_ms: 500 },
-            2 => ReadyWhen::Tcp { port: 80, interval_ms: 500 },
-            3 => ReadyWhen::Http { port: 80, path: "/".to_owned(), interval_ms: 500 },
+            1..=2 => ReadyWhen::Probe(probe(chance)),
             _ => ReadyWhen::Started,
         };
+        definition.startup = chance.one_in(6).then(|| probe(chance));
+        definition.liveness = chance.one_in(4).then(|| probe(chance));
         if chance.one_in(5) {
             definition.needs.push(name(chance.pick(&["clock", "one", "two"]).copied().unwrap_or("one")));
         }

@@ -1,10 +1,11 @@
 //! One history: what happens in which order, drawn from one number, and how it ends.
 
 use byre_core::{Action, Core, Event, ExitStatus};
-use byre_plan::{Process, WorkloadId};
+use byre_plan::Process;
 use byre_protocol::control::{Request, ShutdownAction, Target};
-use byre_protocol::definition::{ReadyWhen, Role};
+use byre_protocol::definition::Role;
 use byre_protocol::handoff::Writer;
+use byre_protocol::probe::Aim;
 
 use crate::chance::Chance;
 use crate::definitions::{Definitions, NAMES, name};
@@ -15,6 +16,9 @@ use crate::world::{Keep, World};
 const STEPS: std::ops::Range<usize> = 20..160;
 /// Rounds after which a node that should come to rest never will: ten times what the longest history took.
 const ROUNDS: usize = 4_000;
+
+/// Attempts of probes that are played once a node has come to rest.
+const REPEATED: usize = 8;
 
 /// A crash before one step of so many: one or two in a history.
 const CRASHES: usize = 64;
@@ -248,32 +252,22 @@ fn crash(world: &mut World<'_>) {
     world.kernel.crash(id, status, out_of_memory);
 }
 
-/// Something that runs says that it is ready, or a probe finds out whether it is.
+/// Something that runs says that it is ready, or is heard of, or the probe service comes to a verdict.
 fn becomes_ready(world: &mut World<'_>, faults: bool) {
-    let waiting = world.not_ready();
-    let Some((id, run, when)) = world.chance.pick(&waiting).cloned() else { return };
-    let passed = !faults || world.chance.one_in(2);
-    ready(world, id, run, &when, passed);
-}
-
-fn ready(world: &mut World<'_>, id: WorkloadId, run: u64, when: &ReadyWhen, passed: bool) -> bool {
-    match when {
-        ReadyWhen::Notify if passed => {
-            let is_service = world.core.workload(id).is_some_and(|workload| !workload.definition().grants.is_empty());
-            // A service says so when it starts.
-            if !is_service {
-                world.tell(Event::Notified { id, run });
-            }
-            !is_service
-        }
-        ReadyWhen::Tcp { .. } | ReadyWhen::Http { .. } => {
-            let Some((channel, peer)) = world.peers.serving(Role::Probe) else { return false };
-            let Some(probe) = peer.probes.get(&id).copied() else { return false };
-            world.say(channel, Request::Probed { id, probe, passed }, 0);
-            true
-        }
-        // The command's own end tells.
-        ReadyWhen::Exec { .. } | ReadyWhen::Started | ReadyWhen::Notify => false,
+    if world.chance.one_in(4) {
+        return world.watchdogs();
+    }
+    let unsaid = world.unsaid();
+    if let Some((id, run)) = world.chance.pick(&unsaid).copied()
+        && world.chance.one_in(2)
+    {
+        return world.tell(Event::Notified { id, run });
+    }
+    let asked: Vec<_> =
+        world.peers.serving(Role::Probe).map_or(Vec::new(), |(_, peer)| peer.probes.keys().copied().collect());
+    if let Some(key) = world.chance.pick(&asked).copied() {
+        let fails = faults && world.chance.one_in(if key.1 == Aim::Readiness { 2 } else { 3 });
+        world.judge(key, !fails);
     }
 }
 
@@ -311,24 +305,48 @@ fn settle(world: &mut World<'_>) {
         {
             continue;
         }
-        let Some(at) = world.core.next_deadline_boot_ms() else {
-            world.broken = invariants::at_rest(world);
-            return;
+        let Some(at) = world.core.next_change_boot_ms() else {
+            return rest(world);
         };
-        let passed = at.saturating_sub(world.now.boot_ms);
-        world.now.boot_ms += passed;
-        world.now.wall_ms += passed;
-        world.tell(Event::Tick);
+        pass_until(world, at);
     }
     world.fail(format!("does not come to rest within {ROUNDS} rounds"));
 }
 
-fn all_become_ready(world: &mut World<'_>) -> bool {
-    let mut any = false;
-    for (id, run, when) in world.not_ready() {
-        any |= ready(world, id, run, &when, true);
+fn pass_until(world: &mut World<'_>, at_boot_ms: u64) {
+    let passed = at_boot_ms.saturating_sub(world.now.boot_ms);
+    world.now.boot_ms += passed;
+    world.now.wall_ms += passed;
+    world.watchdogs();
+    world.tell(Event::Tick);
+}
+
+/// Nothing is to be done but what is done again and again, and that changes nothing.
+fn rest(world: &mut World<'_>) {
+    world.broken = invariants::at_rest(world);
+    for _ in 0..REPEATED {
+        let Some(at) = world.core.next_deadline_boot_ms().filter(|_| world.broken.is_none()) else { return };
+        pass_until(world, at);
+        while world.kernel_advances(false) {}
     }
-    any
+    if world.broken.is_none() {
+        world.broken = invariants::at_rest(world).map(|what| format!("after it was at rest: {what}"));
+    }
+}
+
+fn all_become_ready(world: &mut World<'_>) -> bool {
+    let unsaid = world.unsaid();
+    for (id, run) in &unsaid {
+        world.tell(Event::Notified { id: *id, run: *run });
+    }
+    let asked: Vec<_> = world.peers.serving(Role::Probe).map_or(Vec::new(), |(_, peer)| {
+        let untold = peer.probes.iter().filter(|(_, asked)| asked.told != Some(true));
+        untold.map(|(key, _)| *key).collect()
+    });
+    for key in &asked {
+        world.judge(*key, true);
+    }
+    !unsaid.is_empty() || !asked.is_empty()
 }
 
 fn jobs_end(world: &mut World<'_>) -> bool {

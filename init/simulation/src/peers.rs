@@ -7,6 +7,7 @@ use byre_core::ChannelId;
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Change, WorkloadRecord};
 use byre_protocol::definition::Role;
+use byre_protocol::probe::Aim;
 
 /// A service's end of its control channel.
 #[derive(Debug, Clone)]
@@ -19,9 +20,17 @@ pub(crate) struct Peer {
     /// Role state: changes that it has not written yet.
     pub(crate) records: BTreeMap<u64, Change>,
     /// Role probe: what it is to ask.
-    pub(crate) probes: BTreeMap<WorkloadId, u64>,
+    pub(crate) probes: BTreeMap<(WorkloadId, Aim), Asked>,
     /// Role api: calls without an answer.
     pub(crate) calls: BTreeSet<u64>,
+}
+
+/// A question of the probe service.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) number: u64,
+    /// The verdict that PID 1 was told last.
+    pub(crate) told: Option<bool>,
 }
 
 /// All channels, and what outlives them.

@@ -7,13 +7,14 @@ use byre_core::{Action, CallContext, ChannelId, Core, Event, ExitStatus, Rescued
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Call, FromInit, Notice, Reply, Request};
 use byre_protocol::definition::{Grant, ReadyWhen, Role};
+use byre_protocol::probe::{Aim, Check};
 use byre_protocol::status::{Moment, State};
 
 use crate::chance::Chance;
 use crate::definitions::Definitions;
 use crate::invariants;
 use crate::kernel::{First, Kernel, Live, Session};
-use crate::peers::Peers;
+use crate::peers::{Asked, Peers};
 
 /// Events that may come a second time.
 const RECENT: usize = 24;
@@ -261,12 +262,14 @@ impl<'a> World<'a> {
                 Notice::Record { record, change } => {
                     peer.records.insert(*record, (**change).clone());
                 }
-                Notice::Probe { id, probe, .. } => {
-                    peer.probes.insert(*id, *probe);
+                Notice::Probe { id, number, aim, .. } => {
+                    let is_held_back = *aim != Aim::Startup && peer.probes.contains_key(&(*id, Aim::Startup));
+                    peer.probes.insert((*id, *aim), Asked { number: *number, told: None });
+                    if is_held_back {
+                        self.fail(format!("{id} is asked for its {aim} before it has started"));
+                    }
                 }
-                Notice::ProbeEnd { id } => {
-                    peer.probes.remove(id);
-                }
+                Notice::ProbeEnd { id } => peer.probes.retain(|(of, _), _| of != id),
                 Notice::Event(_)
                 | Notice::ExecEnded { .. }
                 | Notice::LogStream { .. }
@@ -371,13 +374,49 @@ impl<'a> World<'a> {
         true
     }
 
-    /// Programs that run and are not ready yet, with the run and what they wait for.
-    pub(crate) fn not_ready(&self) -> Vec<(WorkloadId, u64, ReadyWhen)> {
+    /// Programs that run and have yet to say READY=1, with their run.
+    pub(crate) fn unsaid(&self) -> Vec<(WorkloadId, u64)> {
         self.core
             .workloads()
             .filter(|workload| matches!(workload.state(), State::Up { ready: false, .. }))
-            .map(|workload| (workload.id(), workload.run(), workload.definition().readiness.when.clone()))
+            .filter(|workload| workload.definition().readiness.when == ReadyWhen::Notify)
+            // A service says so when it starts.
+            .filter(|workload| workload.definition().grants.is_empty())
+            .map(|workload| (workload.id(), workload.run()))
             .collect()
+    }
+
+    /// Everything that has a watchdog is heard of.
+    pub(crate) fn watchdogs(&mut self) {
+        let running: Vec<(WorkloadId, u64)> = self
+            .core
+            .workloads()
+            .filter(|workload| {
+                let liveness = workload.definition().liveness.as_ref();
+                liveness.is_some_and(|probe| probe.check == Check::Watchdog)
+            })
+            .map(|workload| (workload.id(), workload.run()))
+            .collect();
+        for (id, run) in running {
+            self.tell(Event::HeardOf { id, run });
+        }
+    }
+
+    /// The probe service comes to a verdict.
+    pub(crate) fn judge(&mut self, (id, aim): (WorkloadId, Aim), passed: bool) {
+        let Some((channel, peer)) = self.peers.serving(Role::Probe) else { return };
+        let Some(asked) = peer.probes.get_mut(&(id, aim)) else { return };
+        asked.told = Some(passed);
+        let number = asked.number;
+        let is_up = |world: &Self| {
+            let workload = world.core.workload(id).filter(|workload| workload.run() == number);
+            workload.is_some_and(|workload| matches!(workload.state(), State::Up { .. }))
+        };
+        let was_up = is_up(self);
+        self.say(channel, Request::Probed { id, number, aim, passed }, 0);
+        if was_up && !passed && aim != Aim::Readiness && is_up(self) {
+            self.fail(format!("{id} goes on after its {aim} probe failed"));
+        }
     }
 
     /// The kernel does something that it can do now.

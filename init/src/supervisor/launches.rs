@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use byre_core::{ChannelId, Event, ExecId, LaunchOutcome, Subject, Workload};
 use byre_launch::{Context, Descriptors, Report, Stdio};
 use byre_plan::{Principal, WorkloadId};
-use byre_protocol::definition::{Definition, Grant, ReadyWhen};
+use byre_protocol::definition::{Definition, Grant};
 use byre_protocol::status::StartFailure;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -174,7 +174,7 @@ impl Supervisor {
                 Grant::Directory { .. } => {}
             }
         }
-        if definition.readiness.when == ReadyWhen::Notify {
+        if definition.is_notified() {
             let uid = match &definition.launch.process.user.user {
                 Principal::Id(uid) => *uid,
                 Principal::Name(_) => 0,

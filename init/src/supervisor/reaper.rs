@@ -181,14 +181,19 @@ impl Supervisor {
         let Some(run) = self.kept.get(&id).and_then(|kept| kept.run.as_ref()) else { return };
         let number = run.number;
         let Some(socket) = &run.notify else { return };
-        let mut ready = false;
+        let (mut ready, mut alive) = (false, false);
         let mut buffer = [0_u8; 4096];
         while let Ok((length, _)) = rustix::net::recv(&socket.fd, &mut buffer, rustix::net::RecvFlags::DONTWAIT) {
             let text = buffer.get(..length).unwrap_or_default();
-            ready |= text.split(|byte| *byte == b'\n').any(|line| line == b"READY=1");
+            let says = |what: &[u8]| text.split(|byte| *byte == b'\n').any(|line| line == what);
+            ready |= says(b"READY=1");
+            alive |= says(b"WATCHDOG=1");
         }
         if ready {
             self.step(Event::Notified { id, run: number });
+        }
+        if alive {
+            self.step(Event::HeardOf { id, run: number });
         }
     }
 }

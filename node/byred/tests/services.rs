@@ -193,7 +193,7 @@ fn the_probe_service_works_sealed() {
     if !may_mount() {
         return;
     }
-    use byre_protocol::definition::ReadyWhen;
+    use byre_protocol::probe::{Aim, Check, Probe};
     let (init, theirs) = control();
     let mut service = Service::start("probe", &[("control", theirs)]);
     service.wait_ready();
@@ -201,10 +201,11 @@ fn the_probe_service_works_sealed() {
     let port = server.local_addr().unwrap().port();
     let pid = rustix::process::getpid();
     let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-    let when = ReadyWhen::Tcp { port, interval_ms: 50 };
+    let probe = Probe { interval_ms: 50, ..Probe::of(Check::Tcp { port }) };
+    let aim = Aim::Readiness;
     let id = WorkloadId(3);
-    tell(&init, Notice::Probe { id, probe: 1, when, pid: std::process::id() }, &[&process]);
-    assert_eq!(asked(&init), Request::Probed { id, probe: 1, passed: true });
+    tell(&init, Notice::Probe { id, number: 1, aim, probe, pid: std::process::id() }, &[&process]);
+    assert_eq!(asked(&init), Request::Probed { id, number: 1, aim, passed: true });
     tell(&init, Notice::ProbeEnd { id }, &[]);
     std::thread::sleep(Duration::from_millis(100));
     service.assert_runs();

@@ -1,19 +1,53 @@
-//! One attempt at one target: connect, and for HTTP one request and the first line of its answer. Never waits.
+//! One attempt at one target: connect, and for HTTP and gRPC one request and the beginning of its answer. Never waits.
 //!
 //! ```text
 //! Connecting -> (TCP) passed
-//!            -> Asking{sent} -> Reading{gathered} -> passed or failed      (HTTP/1.1, RFC 9112 section 4)
+//!            -> Asking{sent} -> Reading{gathered} -> passed or failed      (HTTP/1.1, RFC 9112 section 4; gRPC, see `grpc`)
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use byre_protocol::probe::Check;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
 use rustix::net::{RecvFlags, SendFlags};
 
+use crate::grpc;
+
 /// Bytes of an answer that are looked at: `HTTP/1.1 200 ` and a reason as long as anybody writes it.
 const STATUS_LINE_BYTES: usize = 1024;
+
+/// Where it is asked, and what.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) port: u16,
+    pub(crate) ask: Ask,
+}
+
+/// What is asked once the port has accepted.
+#[derive(Debug, Clone)]
+pub(crate) enum Ask {
+    /// Nothing.
+    Accept,
+    /// A GET of this path.
+    Http { path: String },
+    /// The health of this service.
+    Grpc { service: String },
+}
+
+impl Target {
+    /// What a definition's check asks for; `None` is not asked here: PID 1 starts commands itself, with the workload's own credentials, and
+    /// hears of watchdogs itself.
+    pub(crate) fn of(check: Check) -> Option<Self> {
+        match check {
+            Check::Tcp { port } => Some(Self { port, ask: Ask::Accept }),
+            Check::Http { port, path } => Some(Self { port, ask: Ask::Http { path } }),
+            Check::Grpc { port, service } => Some(Self { port, ask: Ask::Grpc { service } }),
+            Check::Exec { .. } | Check::Watchdog => None,
+        }
+    }
+}
 
 /// What an attempt has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,20 +67,28 @@ enum Step {
     Reading { gathered: Vec<u8> },
 }
 
+/// What the answer so far is; `None` while it is not whole.
+type Judge = fn(&[u8]) -> Option<bool>;
+
 /// An attempt that is under way.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     socket: OwnedFd,
     /// The whole request; empty for TCP.
     request: Vec<u8>,
+    judge: Judge,
     step: Step,
 }
 
 impl Attempt {
-    /// Over a non-blocking socket on which connect was called. `path` makes it an HTTP request.
-    pub(crate) fn new(socket: OwnedFd, port: u16, path: Option<&str>) -> Self {
-        let request = path.map(|path| request(port, path)).unwrap_or_default();
-        Self { socket, request, step: Step::Connecting }
+    /// Over a non-blocking socket on which connect was called.
+    pub(crate) fn new(socket: OwnedFd, target: &Target) -> Self {
+        let (request, judge): (_, Judge) = match &target.ask {
+            Ask::Accept => (Vec::new(), verdict),
+            Ask::Http { path } => (request(target.port, path), verdict),
+            Ask::Grpc { service } => (grpc::request(target.port, service), grpc::verdict),
+        };
+        Self { socket, request, judge, step: Step::Connecting }
     }
 
     /// What to wait for.
@@ -86,7 +128,7 @@ impl Attempt {
                         Err(Errno::AGAIN | Errno::INTR) => return Progress::Waits,
                         Err(_) => return Progress::Failed,
                     }
-                    match verdict(gathered) {
+                    match (self.judge)(gathered) {
                         Some(true) => return Progress::Passed,
                         Some(false) => return Progress::Failed,
                         None => {}
@@ -101,11 +143,6 @@ impl AsFd for Attempt {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// A path that is no request target is not sent: it would be a request of the definition's writer's making.
-pub(crate) fn is_target(path: &str) -> bool {
-    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn request(port: u16, path: &str) -> Vec<u8> {
@@ -155,13 +192,5 @@ mod tests {
         }
         assert_eq!(verdict(b"HTTP/1.1 200 O"), None);
         assert_eq!(verdict(&[b'x'; STATUS_LINE_BYTES]), Some(false));
-    }
-
-    #[test]
-    fn a_path_cannot_add_to_the_request() {
-        assert!(is_target("/healthz?a=b"));
-        for bad in ["", "healthz", "/a b", "/a\r\nX: y", "/ä"] {
-            assert!(!is_target(bad), "{bad:?}");
-        }
     }
 }

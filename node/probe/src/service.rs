@@ -1,6 +1,6 @@
 //! The service's loop: which probes there are, when each is asked next, and what is told to PID 1.
 //!
-//! PID 1 is told when an answer differs from the one before (the first always does), not at each attempt: at rest nothing is sent.
+//! PID 1 is told when a verdict differs from the one before (the first always does), not of each attempt: at rest nothing is sent.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use byre_plan::WorkloadId;
 use byre_protocol::control::{FromInit, Notice, Request, WORKLOADS};
-use byre_protocol::definition::ReadyWhen;
 use byre_protocol::frame::FrameError;
+use byre_protocol::probe::{Aim, Judgement, LONGEST_ATTEMPT_MS, LONGEST_MS, Probe as Question, SHORTEST_MS, is_target};
 use byre_sandbox::channel::ChannelError;
 use byre_sandbox::{Channel, Descriptors, Notifier, profiles};
 use rustix::event::{PollFd, Timespec, poll};
@@ -19,12 +19,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::attempt::{Attempt, Progress, is_target};
+use crate::attempt::{Ask, Attempt, Progress, Target};
 
-/// An attempt that has not answered by then has failed: a probe asks for readiness, not for patience.
-const ATTEMPT_MS: u64 = 2_000;
-/// The shortest and the longest time between attempts, whatever the definition says.
-const INTERVAL_MS: std::ops::RangeInclusive<u64> = 50..=3_600_000;
+/// Questions of all workloads: the start-up, readiness and liveness of each.
+const PROBES: usize = WORKLOADS * Aim::ALL.len();
 
 /// Why the service ended. PID 1 starts it anew, and sends the probes again.
 #[derive(Debug, thiserror::Error)]
@@ -71,15 +69,6 @@ fn own_namespace() -> Result<OwnedFd, ProbeError> {
     rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty()).map_err(ProbeError::Home)
 }
 
-/// What is asked.
-#[derive(Debug)]
-struct Target {
-    port: u16,
-    /// For HTTP.
-    path: Option<String>,
-    interval_ms: u64,
-}
-
 /// What a probe is doing.
 #[derive(Debug)]
 enum Phase {
@@ -97,15 +86,17 @@ struct Probe {
     number: u64,
     process: OwnedFd,
     target: Target,
+    question: Question,
+    judgement: Judgement,
     phase: Phase,
-    /// What PID 1 was told last.
-    told: Option<bool>,
+    /// A verdict that PID 1 has not been told yet.
+    untold: Option<bool>,
 }
 
 struct Service {
     channel: Channel,
     home: OwnedFd,
-    probes: BTreeMap<WorkloadId, Probe>,
+    probes: BTreeMap<(WorkloadId, Aim), Probe>,
 }
 
 impl Service {
@@ -119,9 +110,9 @@ impl Service {
                 }
             }
             let now = now_boot_ms();
-            let ids: Vec<WorkloadId> = self.probes.keys().copied().collect();
-            for id in ids {
-                self.advance(id, now)?;
+            let keys: Vec<(WorkloadId, Aim)> = self.probes.keys().copied().collect();
+            for key in keys {
+                self.advance(key, now)?;
             }
         }
     }
@@ -154,19 +145,19 @@ impl Service {
 
     fn take(&mut self, notice: Notice, descriptors: Vec<OwnedFd>) -> Result<(), ProbeError> {
         match notice {
-            Notice::Probe { id, probe, when, pid: _ } => {
-                let target = target(when);
-                let usable = target.is_some() && self.probes.len() < WORKLOADS;
-                let Some(process) = descriptors.into_iter().next().filter(|_| usable) else {
-                    eprintln!("workload {id}: this probe cannot be asked here");
-                    self.channel.send(Request::Probed { id, probe, passed: false }, vec![])?;
+            Notice::Probe { id, number, aim, probe: question, pid: _ } => {
+                let target = Target::of(question.check.clone()).filter(|_| self.probes.len() < PROBES);
+                let (Some(process), Some(target)) = (descriptors.into_iter().next(), target) else {
+                    eprintln!("workload {id}: this {aim} probe cannot be asked here");
+                    self.channel.send(Request::Probed { id, number, aim, passed: false }, vec![])?;
                     return Ok(());
                 };
-                let Some(target) = target else { return Ok(()) };
-                let phase = Phase::Waiting { until_boot_ms: now_boot_ms() };
-                self.probes.insert(id, Probe { number: probe, process, target, phase, told: None });
+                let until_boot_ms = now_boot_ms().saturating_add(u64::from(question.initial_delay_ms.min(LONGEST_MS)));
+                let (phase, judgement) = (Phase::Waiting { until_boot_ms }, Judgement::default());
+                let probe = Probe { number, process, target, question, judgement, phase, untold: None };
+                self.probes.insert((id, aim), probe);
             }
-            Notice::ProbeEnd { id } => drop(self.probes.remove(&id)),
+            Notice::ProbeEnd { id } => self.probes.retain(|(of, _), _| *of != id),
             Notice::ShuttingDown => self.probes.clear(),
             Notice::Event(_)
             | Notice::ExecEnded { .. }
@@ -179,14 +170,15 @@ impl Service {
     }
 
     /// Takes one probe as far as it goes now.
-    fn advance(&mut self, id: WorkloadId, now: u64) -> Result<(), ProbeError> {
-        let Some(probe) = self.probes.get_mut(&id) else { return Ok(()) };
+    fn advance(&mut self, key: (WorkloadId, Aim), now: u64) -> Result<(), ProbeError> {
+        let Some(probe) = self.probes.get_mut(&key) else { return Ok(()) };
         if let Phase::Waiting { until_boot_ms } = probe.phase
             && until_boot_ms <= now
         {
+            let timeout_ms = u64::from(probe.question.timeout_ms.clamp(SHORTEST_MS, LONGEST_ATTEMPT_MS));
             probe.phase = match begin(&self.home, probe)? {
-                Begun::Attempt(attempt) => Phase::Asking { attempt, deadline_boot_ms: now + ATTEMPT_MS },
-                Begun::NotNow => return self.tell(id, false, now),
+                Begun::Attempt(attempt) => Phase::Asking { attempt, deadline_boot_ms: now.saturating_add(timeout_ms) },
+                Begun::NotNow => return self.answered(key, false, now),
                 Begun::Never => Phase::Refused,
             };
             return Ok(());
@@ -199,20 +191,21 @@ impl Service {
         let progress = if is_ready { attempt.advance() } else { Progress::Waits };
         match progress {
             Progress::Waits if now < *deadline_boot_ms => Ok(()),
-            Progress::Waits | Progress::Failed => self.tell(id, false, now),
-            Progress::Passed => self.tell(id, true, now),
+            Progress::Waits | Progress::Failed => self.answered(key, false, now),
+            Progress::Passed => self.answered(key, true, now),
         }
     }
 
-    /// An attempt is over: tells PID 1 if that is news, and waits for the next.
-    fn tell(&mut self, id: WorkloadId, passed: bool, now: u64) -> Result<(), ProbeError> {
-        let Some(probe) = self.probes.get_mut(&id) else { return Ok(()) };
-        probe.phase = Phase::Waiting { until_boot_ms: now + probe.target.interval_ms };
-        if probe.told == Some(passed) {
-            return Ok(());
-        }
-        match self.channel.send(Request::Probed { id, probe: probe.number, passed }, vec![]) {
-            Ok(_) => probe.told = Some(passed),
+    /// An attempt is over: tells PID 1 if that changes the verdict, and waits for the next.
+    fn answered(&mut self, key: (WorkloadId, Aim), passed: bool, now: u64) -> Result<(), ProbeError> {
+        let Some(probe) = self.probes.get_mut(&key) else { return Ok(()) };
+        let interval_ms = u64::from(probe.question.interval_ms.clamp(SHORTEST_MS, LONGEST_MS));
+        probe.phase = Phase::Waiting { until_boot_ms: now.saturating_add(interval_ms) };
+        probe.untold = probe.judgement.attempt(passed, &probe.question).or(probe.untold);
+        let Some(verdict) = probe.untold else { return Ok(()) };
+        let (id, aim) = key;
+        match self.channel.send(Request::Probed { id, number: probe.number, aim, passed: verdict }, vec![]) {
+            Ok(_) => probe.untold = None,
             // PID 1 is busy; the next attempt tells it.
             Err(ChannelError::Full) => {}
             Err(error) => return Err(error.into()),
@@ -233,7 +226,7 @@ enum Begun {
 /// Makes a socket in the workload's network namespace and begins to connect it.
 fn begin(home: &OwnedFd, probe: &Probe) -> Result<Begun, ProbeError> {
     let target = &probe.target;
-    if target.path.as_deref().is_some_and(|path| !is_target(path)) {
+    if matches!(&target.ask, Ask::Http { path } if !is_target(path)) {
         return Ok(Begun::Never);
     }
     if move_into_namespace(&probe.process).is_err() {
@@ -247,25 +240,12 @@ fn begin(home: &OwnedFd, probe: &Probe) -> Result<Begun, ProbeError> {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(_) => return Ok(Begun::NotNow),
     }
-    Ok(Begun::Attempt(Attempt::new(socket, target.port, target.path.as_deref())))
+    Ok(Begun::Attempt(Attempt::new(socket, target)))
 }
 
 /// Joins the network namespace that a namespace descriptor is, or that a process has.
 fn move_into_namespace(of: &OwnedFd) -> Result<(), Errno> {
     move_into_thread_name_spaces(of.as_fd(), ThreadNameSpaceType::NETWORK)
-}
-
-/// What a definition's condition asks for; `None` is not asked here.
-fn target(when: ReadyWhen) -> Option<Target> {
-    let bounded = |interval_ms: u32| u64::from(interval_ms).clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
-    match when {
-        ReadyWhen::Tcp { port, interval_ms } => Some(Target { port, path: None, interval_ms: bounded(interval_ms) }),
-        ReadyWhen::Http { port, path, interval_ms } => {
-            Some(Target { port, path: Some(path), interval_ms: bounded(interval_ms) })
-        }
-        // PID 1 starts commands itself, with the workload's own credentials; this service has no way to.
-        ReadyWhen::Started | ReadyWhen::Notify | ReadyWhen::Exec { .. } => None,
-    }
 }
 
 fn now_boot_ms() -> u64 {

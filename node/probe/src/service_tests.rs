@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use byre_protocol::control::Call;
 use byre_protocol::frame::{self, MESSAGE_BYTES};
+use byre_protocol::probe::Check;
 use rustix::net::{RecvFlags, SendFlags, socketpair};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
@@ -28,9 +29,13 @@ impl World {
         Self { init }
     }
 
-    fn probe(&self, number: u64, when: ReadyWhen) {
+    fn probe(&self, number: u64, check: Check) {
+        self.ask(number, Question { interval_ms: 50, failures: 1, ..Question::of(check) });
+    }
+
+    fn ask(&self, number: u64, probe: Question) {
         let process = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
-        let notice = Notice::Probe { id: ID, probe: number, when, pid: std::process::id() };
+        let notice = Notice::Probe { id: ID, number, aim: Aim::Readiness, probe, pid: std::process::id() };
         let bytes = frame::encode(&FromInit::Notice(Box::new(notice))).unwrap();
         frame::send(self.init.as_fd(), &bytes, &[process.as_fd()], SendFlags::empty()).unwrap();
     }
@@ -39,9 +44,9 @@ impl World {
         let mut buffer = vec![0; MESSAGE_BYTES];
         let (length, _) = frame::receive(self.init.as_fd(), &mut buffer, RecvFlags::empty()).unwrap();
         let call: Call = frame::decode(&buffer[..length]).unwrap();
-        if let Request::Probed { id, probe, passed } = call.request {
-            assert_eq!(id, ID);
-            return (probe, passed);
+        if let Request::Probed { id, number, aim, passed } = call.request {
+            assert_eq!((id, aim), (ID, Aim::Readiness));
+            return (number, passed);
         }
         panic!("{call:?}");
     }
@@ -67,7 +72,7 @@ fn a_port_passes_once_something_listens_and_each_change_is_told_once() {
     rustix::net::bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = SocketAddrV4::try_from(rustix::net::getsockname(&listener).unwrap()).unwrap().port();
     let world = World::new();
-    world.probe(7, ReadyWhen::Tcp { port, interval_ms: 1 });
+    world.probe(7, Check::Tcp { port });
     assert_eq!(world.told(), (7, false));
     rustix::net::listen(&listener, 16).unwrap();
     assert_eq!(world.told(), (7, true));
@@ -92,16 +97,63 @@ fn http_needs_a_good_status() {
         }
     });
     let world = World::new();
-    world.probe(1, ReadyWhen::Http { port, path: "/healthz".to_owned(), interval_ms: 50 });
+    world.probe(1, Check::Http { port, path: "/healthz".to_owned() });
     assert_eq!(world.told(), (1, false));
     assert_eq!(world.told(), (1, true));
     server.join().unwrap();
 }
 
 #[test]
+fn a_verdict_waits_for_its_threshold() {
+    if !may_join() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        for answer in ["500", "500", "200", "500", "500", "500"] {
+            let (mut client, _) = listener.accept().unwrap();
+            let _ = client.read(&mut [0; 1024]).unwrap();
+            client.write_all(format!("HTTP/1.1 {answer} x\r\n\r\n").as_bytes()).unwrap();
+        }
+    });
+    let world = World::new();
+    let check = Check::Http { port, path: "/".to_owned() };
+    world.ask(2, Question { interval_ms: 50, ..Question::of(check) });
+    assert_eq!(world.told(), (2, true));
+    assert_eq!(world.told(), (2, false));
+    server.join().unwrap();
+}
+
+#[test]
+fn grpc_needs_a_service_that_serves() {
+    if !may_join() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        for status in [2, 1] {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let length = client.read(&mut request).unwrap();
+            assert!(request[..length].starts_with(b"PRI * HTTP/2.0"));
+            let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+            client.write_all(&settings).unwrap();
+            client.write_all(&[0, 0, 7, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 8, status]).unwrap();
+        }
+    });
+    let world = World::new();
+    world.probe(4, Check::Grpc { port, service: "store".to_owned() });
+    assert_eq!(world.told(), (4, false));
+    assert_eq!(world.told(), (4, true));
+    server.join().unwrap();
+}
+
+#[test]
 fn what_cannot_be_asked_here_fails_at_once() {
     let world = World::new();
-    world.probe(3, ReadyWhen::Exec { args: vec!["true".to_owned()], interval_ms: 1 });
+    world.probe(3, Check::Exec { args: vec!["true".to_owned()] });
     assert_eq!(world.told(), (3, false));
 }
 
@@ -121,9 +173,15 @@ fn a_workloads_own_loopback_is_asked_and_the_way_back_is_taken() {
     let pid = rustix::process::Pid::from_child(&child);
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     let home = own_namespace().unwrap();
-    let target = || Target { port, path: None, interval_ms: 50 };
-    let mut probe =
-        Probe { number: 1, process, target: target(), phase: Phase::Waiting { until_boot_ms: 0 }, told: None };
+    let mut probe = Probe {
+        number: 1,
+        process,
+        target: Target { port, ask: Ask::Accept },
+        question: Question::of(Check::Tcp { port }),
+        judgement: Judgement::default(),
+        phase: Phase::Waiting { until_boot_ms: 0 },
+        untold: None,
+    };
     let passed = |probe: &Probe| match begin(&home, probe).unwrap() {
         Begun::Attempt(mut attempt) => {
             std::thread::sleep(Duration::from_millis(20));

@@ -42,6 +42,9 @@ pub(crate) fn compile(sources: &[Source], policy: &str) -> Result<Vec<u8>> {
             toml::from_str(&source.text).with_context(|| format!("{file} is not a definition"))?;
         ensure!(service.name.as_str() == source.name, "{file} defines {}; name the file after it", service.name);
         ensure!(service.stop.hook_is_bounded(), "{file}: the stop hook is too long for a command line");
+        if let Some(refusal) = service.probes_refusal() {
+            bail!("{}: {refusal}", place_of_probe(source, &refusal));
+        }
         Plan::check(service.launch.clone(), &policy, Origin::VerifiedRoot).with_context(|| file.clone())?;
         services.push(service);
     }
@@ -75,6 +78,20 @@ fn place_of(source: &Source, other: &str) -> String {
         std::iter::once(first).chain(lines).find(|(_, line)| line.contains(&quoted)).map(|(number, _)| number + 1)
     });
     format!("services/{}.toml:{}", source.name, found.unwrap_or(1))
+}
+
+/// Where a source has the table of the probe that a refusal is about: file and line.
+fn place_of_probe(source: &Source, refusal: &str) -> String {
+    let table = if refusal.contains("liveness") {
+        "liveness"
+    } else if refusal.contains("start-up") {
+        "startup"
+    } else {
+        "readiness"
+    };
+    let is_table = |line: &str| line.trim_start().trim_start_matches('[').starts_with(table);
+    let line = source.text.lines().position(is_table).map_or(1, |at| at + 1);
+    format!("services/{}.toml:{line}", source.name)
 }
 
 /// The names on the way from one service to another along what they wait for, if there is one.
@@ -126,6 +143,9 @@ mod tests {
         assert!(says(&[source("a", "\"x\"")]).contains("services/a.toml:3: a waits for x"));
         let cycle = says(&[source("a", "\"b\""), source("b", "\"a\"")]);
         assert!(cycle.contains("services/a.toml:3: these wait for each other: a -> b -> a"), "{cycle}");
+        let impatient = format!("{}[liveness]\ncheck = \"watchdog\"\ninterval_ms = 1\n", source("a", "").text);
+        let impatient = says(&[Source { name: "a".to_owned(), text: impatient }]);
+        assert!(impatient.contains("services/a.toml:18: interval_ms of the liveness probe"), "{impatient}");
         let renamed = Source { name: "c".to_owned(), text: source("a", "").text };
         assert!(says(&[renamed]).contains("name the file after it"));
         let unknown = Source { name: "a".to_owned(), text: "nmae = 1".to_owned() };
@@ -136,7 +156,18 @@ mod tests {
     fn every_key_is_documented() {
         let page =
             std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/workloads.md")).unwrap();
-        for table in ["", "restart", "readiness", "stop", "log", "launch", "launch.process", "launch.resources"] {
+        for table in [
+            "",
+            "restart",
+            "readiness",
+            "startup",
+            "liveness",
+            "stop",
+            "log",
+            "launch",
+            "launch.process",
+            "launch.resources",
+        ] {
             let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
             // What is refused names every key that would not be.
             let refusal = toml::from_str::<Definition>(&format!("{header}nonsense = 1")).unwrap_err().to_string();

@@ -14,6 +14,7 @@ mod interactive;
 mod limits;
 mod reboot;
 mod sockets;
+mod supervision;
 mod survive;
 
 use std::path::Path;
@@ -47,7 +48,7 @@ pub enum On {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let groups: [&[Scenario]; 11] = [
+    let groups: [&[Scenario]; 12] = [
         cli::ALL,
         boot::ALL,
         containers::ALL,
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Scenario> {
         bad_input::ALL,
         survive::ALL,
         sockets::ALL,
+        supervision::ALL,
         reboot::ALL,
         faults::ALL,
     ];

@@ -130,6 +130,8 @@ pub(super) fn definition() -> Definition {
         shutdown_priority: 0,
         binds_to: Vec::new(),
         deadline_ms: 0,
+        startup: None,
+        liveness: None,
     }
 }
 
@@ -156,7 +158,7 @@ fn seeds() -> Vec<Vec<u8>> {
         Request::Exec { target, process },
         Request::Replay(Box::new(record(3))),
         Request::RecordFailed { record: 1, text: "the disk is full".into() },
-        Request::Probed { id: WorkloadId(9), probe: 4, passed: true },
+        Request::Probed { id: WorkloadId(9), number: 4, aim: byre_protocol::probe::Aim::Readiness, passed: true },
     ];
     let mut seeds: Vec<Vec<u8>> =
         requests.into_iter().map(|request| super::seed(0, encoded(&Call { sequence: 1, request }))).collect();

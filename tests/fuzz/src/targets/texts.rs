@@ -7,10 +7,11 @@ use crate::{Target, Verdict};
 /// See the table.
 pub(super) static TARGET: Target = Target {
     name: "texts",
-    about: "HTTP status lines, image references and configurations, names, identities, users, signals, capabilities: what is accepted is \
+    about: "HTTP status lines, gRPC health answers, image references and configurations, names, identities, users, signals, capabilities: what is accepted is \
             written and read again without change, and judged the same however it arrives",
     sources: &[
         "node/probe/src/attempt.rs",
+        "node/probe/src/grpc.rs",
         "image/src/reference.rs",
         "image/src/config.rs",
         "runtime/plan/src/name.rs",
@@ -45,7 +46,13 @@ fn status_line(input: &[u8]) -> Verdict {
         assert!(input.starts_with(b"HTTP/1.") && matches!(input[9], b'2' | b'3'));
     }
     assert!(whole.is_some() || input.len() < 1024, "an endless line has a verdict");
+    assert_eq!(health_answer(input), byre_probe::fuzz_health_answer(input));
     Verdict::of(whole.is_some())
+}
+
+/// The same for the answer of a gRPC health service: byte by byte it is judged as it is at once.
+fn health_answer(input: &[u8]) -> Option<bool> {
+    (0..=input.len()).find_map(|length| byre_probe::fuzz_health_answer(&input[..length]))
 }
 
 /// Two readers of one format: the store's, and the lenient one of the API.
