@@ -144,6 +144,15 @@ pub(crate) struct ContainerArgs {
     /// Whether it is alive, in the same words: stopped if not, and --restart decides what follows
     #[arg(long, value_name = "PROBE", value_parser = parse_probe::probe)]
     pub(crate) liveness: Option<Probe>,
+    /// It runs to completion: tried as often as --restart says, and then done or failed
+    #[arg(long)]
+    pub(crate) job: bool,
+    /// How long a job has over all its tries (10m)
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, requires = "job")]
+    pub(crate) deadline: Option<Duration>,
+    /// The longest run: one that takes longer is stopped, and has failed
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub(crate) run_limit: Option<Duration>,
     /// The image
     pub(crate) image: String,
     /// Command and arguments instead of the image's
@@ -223,6 +232,9 @@ impl ContainerArgs {
             startup: self.startup.clone(),
             readiness: self.readiness.clone(),
             liveness: self.liveness.clone(),
+            job: self.job,
+            deadline: self.deadline.and_then(|deadline| deadline.try_into().ok()),
+            run_limit: self.run_limit.and_then(|limit| limit.try_into().ok()),
         })
     }
 

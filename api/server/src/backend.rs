@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use byre_plan::{Name, WorkloadId};
 use byre_protocol::control::{RefusedCode, Reply, Request, Target};
-use byre_protocol::definition::Kind;
 use byre_protocol::status::{Detail, Link, Summary};
 use tokio::sync::OnceCell;
 use tonic::Status;
@@ -108,7 +107,7 @@ impl Backend {
             .get_or_try_init(|| async {
                 let mut services = Services::default();
                 for summary in self.list().await? {
-                    if summary.kind != Kind::Container {
+                    if summary.built_in {
                         services.names.insert(summary.name);
                         services.ids.insert(summary.id);
                     }
@@ -235,10 +234,7 @@ impl Backend {
     /// As [`Self::ask`], and `PERMISSION_DENIED` if it is one of the node's own services.
     pub(crate) async fn inspect_container(&self, text: &str) -> Result<Box<Detail>, Status> {
         let detail = self.inspect(text).await?;
-        match detail.summary.kind {
-            Kind::Container => Ok(detail),
-            Kind::Service | Kind::Job => Err(only_restart(text)),
-        }
+        if detail.summary.built_in { Err(only_restart(text)) } else { Ok(detail) }
     }
 
     /// Lets PID 1 unmount the layers of images that were removed, so that their space is given back. The images are gone whatever comes of it, and the

@@ -89,7 +89,8 @@ pub(crate) fn exit(cause: &Cause) -> proto::Exit {
         Cause::StartFailed(failure) => plain(start_failed_code(failure), start_failed_text(failure)),
         Cause::NotReady => plain(137, "stopped: it was not ready in time".into()),
         Cause::Dependency(name) => plain(143, format!("stopped, because {name} that it needs stopped")),
-        Cause::Deadline => plain(137, "stopped: it ran longer than its deadline".into()),
+        Cause::Deadline => plain(137, "stopped: it had not ended by its deadline".into()),
+        Cause::RunLimit => plain(137, "stopped: it ran longer than it may".into()),
         Cause::Probe(aim) => plain(137, format!("stopped: its {aim} probe failed")),
         Cause::Interrupted => plain(137, "the node lost power or restarted while it ran".into()),
     }

@@ -51,6 +51,7 @@ fn summary(state: State, last_run: Option<Run>) -> Summary {
         id: WorkloadId(1),
         name: Name::try_from("web").unwrap(),
         kind: Kind::Container,
+        built_in: false,
         state,
         wanted_up: true,
         created: Moment::default(),

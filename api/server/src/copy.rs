@@ -144,6 +144,7 @@ async fn ended_well(session: &mut Session) -> Result<(), Status> {
         | Cause::Dependency(_)
         | Cause::Interrupted
         | Cause::Probe(_)
+        | Cause::RunLimit
         | Cause::Deadline) => Err(complaint(&cause, &complaint_text(session))),
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use byre_api::proto;
 use byre_plan::WorkloadId;
-use byre_protocol::definition::Kind;
 use byre_protocol::peer::{CgroupStats, STATS_CGROUPS, StatsCall};
 use byre_protocol::status::Moment;
 use futures::stream::try_unfold;
@@ -110,7 +109,7 @@ impl Watch {
 
 async fn running(backend: &Backend) -> Result<Vec<WorkloadId>, Status> {
     let all = backend.list().await?;
-    let running = all.iter().filter(|one| one.kind == Kind::Container && convert::is_running(&one.state));
+    let running = all.iter().filter(|one| !one.built_in && convert::is_running(&one.state));
     Ok(running.map(|summary| summary.id).collect())
 }
 

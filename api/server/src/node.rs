@@ -203,6 +203,7 @@ impl Node for NodeService {
 fn ready(all: &[Summary]) -> proto::Condition {
     let lacking: Vec<&str> = all
         .iter()
+        .filter(|summary| summary.built_in)
         .filter(|summary| match (summary.kind, &summary.state) {
             (Kind::Container, _) | (Kind::Service, State::Up { ready: true, .. }) => false,
             (Kind::Job, State::Down { why: Why::Ended(Cause::Code(0)) }) => false,

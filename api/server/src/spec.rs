@@ -92,12 +92,15 @@ pub(crate) fn definition(
             restart.policy
         ))
     })?;
+    if spec.deadline.is_some() && !spec.job {
+        return Err(invalid("deadline is a job's: set job, or give run_limit for the longest run".into()));
+    }
     if spec.remove_on_exit && !matches!(policy, proto::RestartPolicy::Unspecified | proto::RestartPolicy::Never) {
         return Err(invalid("remove_on_exit and a restart policy exclude each other: give one of them".into()));
     }
     let definition = Definition {
         name: around.name.clone(),
-        kind: Kind::Container,
+        kind: if spec.job { Kind::Job } else { Kind::Container },
         launch,
         needs: Vec::new(),
         after: Vec::new(),
@@ -111,11 +114,17 @@ pub(crate) fn definition(
         remove_on_exit: spec.remove_on_exit,
         shutdown_priority: 0,
         binds_to: Vec::new(),
-        deadline_ms: 0,
+        deadline_ms: limit(spec.deadline.as_ref(), "deadline")?,
+        run_limit_ms: limit(spec.run_limit.as_ref(), "run_limit")?,
         startup: probes::probe(spec.startup.as_ref(), Aim::Startup)?,
         liveness: probes::probe(spec.liveness.as_ref(), Aim::Liveness)?,
     };
     Ok((definition, warnings))
+}
+
+/// A limit of time; 0 is none.
+fn limit(duration: Option<&prost_types::Duration>, what: &str) -> Result<u32, Status> {
+    Ok(duration.map(|duration| convert::duration_ms(duration, what)).transpose()?.unwrap_or(0))
 }
 
 /// Namespaces and rights.

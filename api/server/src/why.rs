@@ -2,6 +2,7 @@
 //! Pure; every own enum is matched whole.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use byre_api::proto;
 use byre_protocol::definition::{ReadyWhen, RestartPolicy};
@@ -63,7 +64,7 @@ fn because(because: &Because, now: Moment) -> Said {
         }
         Because::Draining => said("draining", "its first process has ended, and the rest of it is being ended"),
         Because::Backoff { until_boot_ms, streak } => {
-            let left = std::time::Duration::from_millis(until_boot_ms.saturating_sub(now.boot_ms));
+            let left = Duration::from_millis(until_boot_ms.saturating_sub(now.boot_ms));
             let text = format!("it has failed {streak} times in a row and is started again in {}", about(left));
             said("backoff", text).with("failures", streak).with("left_ms", left.as_millis())
         }
@@ -79,6 +80,16 @@ fn because(because: &Because, now: Moment) -> Said {
         Because::MemoryLimit { bytes } => {
             let text = format!("it may use {bytes} bytes of memory: raise its limit, or have it use less");
             said("memory_limit", text).with("limit_bytes", bytes)
+        }
+        Because::Tried { times } => {
+            said("tried", format!("it was tried {times} times, and did not end with code 0")).with("times", times)
+        }
+        Because::TimeLimit { ms } => {
+            let text = format!(
+                "it has {} for that: give it more, or less to do",
+                about(Duration::from_millis(u64::from(*ms)))
+            );
+            said("time_limit", text).with("limit_ms", ms)
         }
         Because::Shutdown => said("shutdown", "the node is shutting down"),
     }
@@ -148,7 +159,8 @@ fn ended(cause: &Cause) -> Said {
             let text = format!("its {aim} probe failed and it was stopped: see its log for why it did not answer");
             said("probe", text).with("probe", aim)
         }
-        Cause::Deadline => said("deadline", "it ran longer than its deadline and was stopped"),
+        Cause::Deadline => said("deadline", "it had not ended by its deadline, and is not tried again: start it"),
+        Cause::RunLimit => said("run_limit", "one run took longer than it may and was stopped"),
         Cause::Interrupted => said("interrupted", "the node lost power or restarted while it ran"),
     }
 }

@@ -256,14 +256,14 @@ impl Workloads for WorkloadsService {
             let kind = proto::WorkloadKind::try_from(number).ok().and_then(convert::kind_of);
             kinds.push(kind.ok_or_else(|| Status::invalid_argument(format!("kind {number} is not known")))?);
         }
-        if kinds.is_empty() {
-            kinds.push(Kind::Container);
-        }
+        // A client's job is a container to those who list containers; the kinds service and job are the node's own.
+        let containers = kinds.is_empty() || kinds.contains(&Kind::Container);
         let now = convert::now();
         let workloads = self.0.list().await?;
         let wanted = workloads
             .iter()
-            .filter(|summary| kinds.contains(&summary.kind) && (request.all || convert::is_listed(&summary.state)));
+            .filter(|summary| if summary.built_in { kinds.contains(&summary.kind) } else { containers })
+            .filter(|summary| request.all || convert::is_listed(&summary.state));
         let workloads = wanted.map(|summary| convert::workload(summary, now)).collect();
         Ok(Response::new(proto::ListResponse { workloads }))
     }

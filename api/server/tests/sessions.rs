@@ -47,6 +47,7 @@ fn container() -> Detail {
             id: WEB,
             name: name.clone(),
             kind: Kind::Container,
+            built_in: false,
             state,
             wanted_up: true,
             created: Moment::default(),
@@ -439,7 +440,7 @@ async fn what_an_exec_may_not_be_is_refused_by_name() {
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().contains(text), "{refused}");
     }
-    node.detail.lock().unwrap().summary.kind = Kind::Service;
+    node.detail.lock().unwrap().summary.built_in = true;
     let start = proto::ExecStart { workload: "web".into(), command: vec!["x".into()], ..Default::default() };
     let refused = node.workloads().exec(tokio_stream::iter([asked(Asked::Start(start))])).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);

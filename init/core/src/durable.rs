@@ -125,6 +125,8 @@ impl Core {
     /// Everything of it is down: take its record away, then its files.
     pub(crate) fn begin_removal(&mut self, id: WorkloadId) {
         self.set_actual_quietly(id, Actual::Removing);
+        // What is bound to it loses it now: a job that is done counts as ready until here.
+        self.reconsider();
         self.record(Change::Remove(id));
     }
 

@@ -8,14 +8,16 @@
 //! A state that breaks a bound, names something twice or speaks of something that is not there is refused whole. Nothing here may
 //! panic on any bytes.
 
-use std::collections::{BTreeMap, VecDeque};
+mod workload;
 
-use byre_plan::{Name, Origin, Plan, Policy, Process, Refusal, WorkloadId};
+use std::collections::BTreeMap;
+
+use byre_plan::{Name, Plan, Policy, Process, Refusal, WorkloadId};
 use byre_protocol::control::{Change, EXECS_PER_WORKLOAD, Reply, ShutdownAction, WORKLOADS};
-use byre_protocol::definition::{Definition, Role};
+use byre_protocol::definition::Role;
 use byre_protocol::handoff::{HandoffError, Reader, Writer};
-use byre_protocol::probe::{Aim, Judgement};
-use byre_protocol::status::{Cause, HISTORY, Moment, Run, Rung, Why};
+use byre_protocol::probe::Aim;
+use byre_protocol::status::Moment;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Channel, Core};
@@ -23,9 +25,9 @@ use crate::durable::{Records, UNACKNOWLEDGED};
 use crate::event::{ChannelId, ExecId};
 use crate::execs::{EXEC_SESSIONS, Exec, Purpose};
 use crate::pending::{Await, Caller, PENDING, Pending, PendingCalls};
-use crate::probes::Asking;
 use crate::shutdown::Ending;
-use crate::workload::{Actual, Ready, Wanted, Workload};
+
+pub(crate) use workload::WorkloadRecord;
 
 /// The node's own services, beside the workloads that clients may make: the root has about twenty.
 const SERVICES: usize = 256;
@@ -112,61 +114,6 @@ struct ChannelRecord {
     id: u64,
     role: Role,
     subscribed: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-pub(crate) struct WorkloadRecord {
-    pub(crate) id: WorkloadId,
-    pub(crate) definition: Definition,
-    id_base: Option<u32>,
-    pub(crate) built_in: bool,
-    wanted: WantedRecord,
-    actual: ActualRecord,
-    pub(crate) run: u64,
-    created: Moment,
-    restarts: u32,
-    streak: u32,
-    start_once_down: bool,
-    history: Vec<Run>,
-    oom_kills: u32,
-    started_boot_ms: Option<u64>,
-    asking: Vec<(Aim, AskingRecord)>,
-    remove_if_start_fails: bool,
-    durable: bool,
-    pub(crate) adopted: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct AskingRecord {
-    from_boot_ms: u64,
-    at_boot_ms: Option<u64>,
-    judgement: Judgement,
-    failed: u32,
-}
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-enum ReadyRecord {
-    NotYet,
-    Now,
-    NoLonger,
-}
-
-#[derive(Serialize, Deserialize)]
-enum WantedRecord {
-    Up,
-    Down,
-    Gone,
-}
-
-#[derive(Serialize, Deserialize)]
-enum ActualRecord {
-    Down { why: Why },
-    Starting { since: Moment },
-    Up { since: Moment, ready: ReadyRecord, pid: u32 },
-    Stopping { since: Moment, rung: Rung, deadline_boot_ms: u64, because: Option<Cause> },
-    Draining { since: Moment, cause: Cause },
-    Backoff { until_boot_ms: u64, streak: u32 },
-    Removing,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -405,158 +352,6 @@ impl HeadEnding {
     fn into_ending(self) -> Ending {
         let Self { action, deadline_boot_ms, finished } = self;
         Ending { action, deadline_boot_ms, finished }
-    }
-}
-
-impl WorkloadRecord {
-    pub(crate) fn of(workload: &Workload) -> Self {
-        let Workload {
-            id,
-            definition,
-            // Checked again.
-            plan: _,
-            id_base,
-            built_in,
-            wanted,
-            actual,
-            run,
-            created,
-            restarts,
-            streak,
-            start_once_down,
-            history,
-            oom_kills,
-            started_boot_ms,
-            asking,
-            remove_if_start_fails,
-            durable,
-            adopted,
-        } = workload;
-        Self {
-            id: *id,
-            definition: definition.clone(),
-            id_base: *id_base,
-            built_in: *built_in,
-            wanted: WantedRecord::of(*wanted),
-            actual: ActualRecord::of(actual),
-            run: *run,
-            created: *created,
-            restarts: *restarts,
-            streak: *streak,
-            start_once_down: *start_once_down,
-            history: history.iter().cloned().collect(),
-            oom_kills: *oom_kills,
-            started_boot_ms: *started_boot_ms,
-            asking: asking.iter().map(|(aim, asking)| (*aim, AskingRecord::of(*asking))).collect(),
-            remove_if_start_fails: *remove_if_start_fails,
-            durable: *durable,
-            adopted: *adopted,
-        }
-    }
-
-    fn into_workload(self, policy: &Policy) -> Result<Workload, TakeOverError> {
-        bounded("runs in a history", count(self.history.len()), HISTORY)?;
-        let origin = if self.built_in { Origin::VerifiedRoot } else { Origin::Client };
-        let plan = Plan::check(self.definition.launch.clone(), policy, origin)
-            .map_err(|refusal| TakeOverError::Refused { name: self.definition.name.clone(), refusal })?;
-        Ok(Workload {
-            id: self.id,
-            definition: self.definition,
-            plan,
-            id_base: self.id_base,
-            built_in: self.built_in,
-            wanted: self.wanted.into_wanted(),
-            actual: self.actual.into_actual(),
-            run: self.run,
-            created: self.created,
-            restarts: self.restarts,
-            streak: self.streak,
-            start_once_down: self.start_once_down,
-            history: VecDeque::from(self.history),
-            oom_kills: self.oom_kills,
-            started_boot_ms: self.started_boot_ms,
-            asking: self.asking.into_iter().map(|(aim, asking)| (aim, asking.into_asking())).collect(),
-            remove_if_start_fails: self.remove_if_start_fails,
-            durable: self.durable,
-            adopted: self.adopted,
-        })
-    }
-}
-
-impl AskingRecord {
-    fn of(Asking { from_boot_ms, at_boot_ms, judgement, failed }: Asking) -> Self {
-        Self { from_boot_ms, at_boot_ms, judgement, failed }
-    }
-
-    fn into_asking(self) -> Asking {
-        let Self { from_boot_ms, at_boot_ms, judgement, failed } = self;
-        Asking { from_boot_ms, at_boot_ms, judgement, failed }
-    }
-}
-
-impl ReadyRecord {
-    fn of(ready: Ready) -> Self {
-        match ready {
-            Ready::NotYet => Self::NotYet,
-            Ready::Now => Self::Now,
-            Ready::NoLonger => Self::NoLonger,
-        }
-    }
-
-    fn into_ready(self) -> Ready {
-        match self {
-            Self::NotYet => Ready::NotYet,
-            Self::Now => Ready::Now,
-            Self::NoLonger => Ready::NoLonger,
-        }
-    }
-}
-
-impl WantedRecord {
-    fn of(wanted: Wanted) -> Self {
-        match wanted {
-            Wanted::Up => Self::Up,
-            Wanted::Down => Self::Down,
-            Wanted::Gone => Self::Gone,
-        }
-    }
-
-    fn into_wanted(self) -> Wanted {
-        match self {
-            Self::Up => Wanted::Up,
-            Self::Down => Wanted::Down,
-            Self::Gone => Wanted::Gone,
-        }
-    }
-}
-
-impl ActualRecord {
-    fn of(actual: &Actual) -> Self {
-        match actual.clone() {
-            Actual::Down { why } => Self::Down { why },
-            Actual::Starting { since } => Self::Starting { since },
-            Actual::Up { since, ready, pid } => Self::Up { since, ready: ReadyRecord::of(ready), pid },
-            Actual::Stopping { since, rung, deadline_boot_ms, because } => {
-                Self::Stopping { since, rung, deadline_boot_ms, because }
-            }
-            Actual::Draining { since, cause } => Self::Draining { since, cause },
-            Actual::Backoff { until_boot_ms, streak } => Self::Backoff { until_boot_ms, streak },
-            Actual::Removing => Self::Removing,
-        }
-    }
-
-    fn into_actual(self) -> Actual {
-        match self {
-            Self::Down { why } => Actual::Down { why },
-            Self::Starting { since } => Actual::Starting { since },
-            Self::Up { since, ready, pid } => Actual::Up { since, ready: ready.into_ready(), pid },
-            Self::Stopping { since, rung, deadline_boot_ms, because } => {
-                Actual::Stopping { since, rung, deadline_boot_ms, because }
-            }
-            Self::Draining { since, cause } => Actual::Draining { since, cause },
-            Self::Backoff { until_boot_ms, streak } => Actual::Backoff { until_boot_ms, streak },
-            Self::Removing => Actual::Removing,
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::action::{Action, Attachment};
 use crate::core::Core;
 use crate::event::{ExitStatus, LaunchOutcome};
 use crate::pending::Await;
-use crate::workload::{Actual, Ready, Wanted, Workload};
+use crate::workload::{Actual, Ready, Task, Wanted, Workload};
 
 /// How long `cgroup.kill` may take before PID 1 says so on the console. Only a process in uninterruptible sleep takes longer.
 const KILL_PATIENCE_MS: u64 = 10_000;
@@ -22,6 +22,8 @@ impl Core {
         workload.asking.clear();
         workload.started_boot_ms = None;
         workload.start_once_down = false;
+        let task = workload.task.get_or_insert(Task { begun_boot_ms: since.boot_ms, tries: 0 });
+        task.tries = task.tries.saturating_add(1);
         let run = workload.run;
         self.set_actual(id, Actual::Starting { since });
         self.actions.push(Action::Launch { id, run });
@@ -112,11 +114,18 @@ impl Core {
         } else if std::mem::take(&mut workload.start_once_down) {
             workload.wanted = Wanted::Up;
             workload.streak = 0;
+            workload.task = None;
             Actual::Down { why: Why::Stopped }
         } else {
             match workload.wanted {
                 Wanted::Down | Wanted::Gone => Actual::Down { why: stopped_or_ended(cause) },
-                Wanted::Up if is_unbound => Actual::Down { why: Why::Created },
+                Wanted::Up if is_unbound && !workload.is_out_of_time(now_ms) => {
+                    // Nothing that it did ended this try.
+                    if let Some(task) = &mut workload.task {
+                        task.tries = task.tries.saturating_sub(1);
+                    }
+                    Actual::Down { why: Why::Created }
+                }
                 Wanted::Up => after_its_own_end(workload, cause, now_ms, started_boot_ms),
             }
         };
@@ -150,6 +159,7 @@ impl Core {
             | Cause::Dependency(_)
             | Cause::Interrupted
             | Cause::Probe(_)
+            | Cause::RunLimit
             | Cause::Deadline => {
                 format!("{name} ended before its program ran; see its log")
             }
@@ -237,9 +247,19 @@ impl Core {
         let (run, grace_ms) = (workload.run, workload.definition.stop.grace_ms);
         let name = workload.definition.name.clone();
         match workload.actual.clone() {
-            Actual::Up { since, .. } if workload.is_over_its_deadline(since, now_ms) => {
-                self.say(format!("{name} runs longer than its deadline and is stopped"));
+            Actual::Up { .. } | Actual::Starting { .. } if workload.is_out_of_time(now_ms) => {
+                self.say(format!("{name} has not ended by its deadline and is stopped"));
                 self.stop(id, Some(Cause::Deadline), grace_ms);
+            }
+            Actual::Backoff { .. } | Actual::Down { why: Why::Waiting(_) | Why::Created }
+                if workload.is_out_of_time(now_ms) =>
+            {
+                self.say(format!("{name} has not ended by its deadline and is not tried again"));
+                self.end_task(id);
+            }
+            Actual::Up { since, .. } if workload.is_over_its_limit(since, now_ms) => {
+                self.say(format!("{name} runs longer than it may and is stopped"));
+                self.stop(id, Some(Cause::RunLimit), grace_ms);
             }
             Actual::Up { ready: Ready::NotYet, .. } | Actual::Starting { .. } => {
                 self.say(format!("{name} is not ready in time and is stopped"));
@@ -267,6 +287,24 @@ impl Core {
             | Actual::Down { .. }
             | Actual::Draining { .. }
             | Actual::Removing => {}
+        }
+    }
+
+    /// A job's time is over while no process of it exists.
+    fn end_task(&mut self, id: WorkloadId) {
+        let text = "its deadline passed before its program ran";
+        for (caller, reply) in self.pending.failed(Await::Running(id), RefusedCode::StartFailed, text) {
+            self.answer(caller, reply, Attachment::None);
+        }
+        if let Some(workload) = self.workloads.get_mut(&id) {
+            let removed = workload.definition.remove_on_exit;
+            workload.wanted = if removed { Wanted::Gone } else { Wanted::Down };
+        }
+        self.set_actual(id, Actual::Down { why: Why::Ended(Cause::Deadline) });
+        if self.workloads.get(&id).is_some_and(|workload| workload.wanted == Wanted::Gone) {
+            self.begin_removal(id);
+        } else {
+            self.record_put(id);
         }
     }
 
@@ -305,6 +343,7 @@ fn stopped_or_ended(cause: &Cause) -> Why {
         | Cause::Dependency(_)
         | Cause::Interrupted
         | Cause::Probe(_)
+        | Cause::RunLimit
         | Cause::Deadline => Why::Stopped,
     }
 }
@@ -320,7 +359,9 @@ fn after_its_own_end(workload: &mut Workload, cause: &Cause, now_ms: u64, starte
     let failed = *cause != Cause::Code(0);
     let ran_ms = now_ms.saturating_sub(started_boot_ms);
     let started_at_all = !matches!(cause, Cause::StartFailed(_));
-    workload.streak = if started_at_all && ran_ms >= u64::from(restart.reset_after_ms) {
+    // A job has so many tries, however long each takes.
+    let is_job = workload.definition.kind == Kind::Job;
+    workload.streak = if started_at_all && !is_job && ran_ms >= u64::from(restart.reset_after_ms) {
         1
     } else {
         workload.streak.saturating_add(1)
@@ -331,6 +372,10 @@ fn after_its_own_end(workload: &mut Workload, cause: &Cause, now_ms: u64, starte
         RestartPolicy::OnFailure(limit) => failed && workload.streak <= limit,
         RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
     };
+    if again && (*cause == Cause::Deadline || workload.is_out_of_time(now_ms)) {
+        workload.wanted = Wanted::Down;
+        return Actual::Down { why: Why::Ended(Cause::Deadline) };
+    }
     if again {
         let doublings = workload.streak.saturating_sub(1).min(20);
         let delay_ms = u64::from(restart.initial_delay_ms)
@@ -378,7 +423,8 @@ pub(crate) fn describe_cause(name: &str, cause: &Cause) -> String {
         Cause::NotReady => "not ready in time".to_owned(),
         Cause::Dependency(other) => format!("{other} stopped"),
         Cause::Interrupted => "the node stopped while it ran".to_owned(),
-        Cause::Deadline => "it ran longer than its deadline".to_owned(),
+        Cause::Deadline => "it had not ended by its deadline".to_owned(),
+        Cause::RunLimit => "it ran longer than it may".to_owned(),
         Cause::Probe(aim) => format!("its {aim} probe failed"),
     }
 }

@@ -190,8 +190,8 @@ impl Core {
         if self.workloads.contains_key(&WorkloadId(fresh)) {
             return Err(refused(RefusedCode::Full, "identity collision; try again"));
         }
-        if definition.kind != Kind::Container {
-            return invalid(format!("{name}: only containers can be made; services come with the system"));
+        if definition.kind == Kind::Service {
+            return invalid(format!("{name}: only containers and jobs can be made; services come with the system"));
         }
         if !definition.grants.is_empty() {
             return invalid(format!("{name}: a container can have no grants"));
@@ -224,7 +224,7 @@ impl Core {
                 "{name}: a stop hook has at most {HOOK_WORDS} words of {HOOK_BYTES} bytes together"
             ));
         }
-        if let Some(refusal) = definition.probes_refusal() {
+        if let Some(refusal) = definition.job_refusal().or_else(|| definition.probes_refusal()) {
             return invalid(format!("{name}: {refusal}"));
         }
         if definition.shutdown_priority > 99 {
@@ -288,11 +288,15 @@ impl Core {
             }
             (Wanted::Up, Actual::Up { .. }) => return self.answer(caller, Reply::Done, Attachment::None),
             (_, Actual::Stopping { .. } | Actual::Draining { .. }) => workload.start_once_down = true,
-            (_, Actual::Backoff { .. }) => workload.actual = Actual::Down { why: Why::Created },
-            (_, Actual::Down { .. } | Actual::Starting { .. } | Actual::Up { .. }) => {}
+            // A job that is done is not ready any more from here on: it is done anew.
+            (_, Actual::Backoff { .. } | Actual::Down { .. }) => workload.actual = Actual::Down { why: Why::Created },
+            (_, Actual::Starting { .. } | Actual::Up { .. }) => {}
         }
         workload.wanted = Wanted::Up;
-        workload.streak = 0;
+        if !workload.has_processes() {
+            workload.streak = 0;
+            workload.task = None;
+        }
         let mut awaits = vec![Await::Running(id)];
         awaits.extend(self.record_put(id).map(Await::Record));
         self.answer_when(caller, awaits, Reply::Done, 0);
@@ -330,6 +334,9 @@ impl Core {
         }
         workload.wanted = Wanted::Up;
         workload.streak = 0;
+        if !workload.has_processes() {
+            workload.task = None;
+        }
         let grace_ms = grace_ms.unwrap_or(workload.definition.stop.grace_ms);
         if workload.has_processes() {
             workload.start_once_down = true;

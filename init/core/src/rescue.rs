@@ -258,11 +258,12 @@ impl Workload {
             start_once_down,
             oom_kills,
             started_boot_ms,
+            task,
             durable,
         } = self;
         let mut hasher = DefaultHasher::new();
         (wanted, actual, run, restarts, streak).hash(&mut hasher);
-        (start_once_down, oom_kills, started_boot_ms, durable).hash(&mut hasher);
+        (start_once_down, oom_kills, started_boot_ms, task, durable).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -297,6 +298,7 @@ fn stray_definition(name: Name) -> Definition {
         shutdown_priority: 0,
         binds_to: Vec::new(),
         deadline_ms: 0,
+        run_limit_ms: 0,
         startup: None,
         liveness: None,
     }

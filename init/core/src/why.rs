@@ -81,6 +81,7 @@ impl Core {
             }
             Actual::Backoff { until_boot_ms, streak } => {
                 add(Because::Backoff { until_boot_ms: *until_boot_ms, streak: *streak });
+                tried(workload, &mut add);
                 last_end(workload, &mut add);
             }
             Actual::Removing => add(Because::Removing),
@@ -95,8 +96,16 @@ impl Core {
                 add(Because::Done);
             }
             Actual::Down { why: Why::Ended(cause) | Why::GaveUp(cause) } => {
-                add(Because::Policy(workload.definition.restart.policy));
+                // What is out of time is not left down by its policy.
+                if *cause != Cause::Deadline {
+                    add(Because::Policy(workload.definition.restart.policy));
+                }
+                tried(workload, &mut add);
                 end(workload, cause, &mut add);
+                // It ran out of time between two tries: what ended the last one is older.
+                if *cause == Cause::Deadline && workload.history.back().is_some_and(|run| run.cause != *cause) {
+                    last_end(workload, &mut add);
+                }
             }
         }
         Next::End
@@ -113,6 +122,13 @@ impl Core {
     }
 }
 
+/// How often a job was tried.
+fn tried(workload: &Workload, add: &mut impl FnMut(Because)) {
+    if let Some(task) = workload.task.filter(|task| workload.definition.kind == Kind::Job && task.tries > 1) {
+        add(Because::Tried { times: task.tries });
+    }
+}
+
 fn last_end(workload: &Workload, add: &mut impl FnMut(Because)) {
     if let Some(run) = workload.history.back() {
         end(workload, &run.cause, add);
@@ -122,9 +138,20 @@ fn last_end(workload: &Workload, add: &mut impl FnMut(Because)) {
 /// How a run ended, and what lies behind that.
 fn end(workload: &Workload, cause: &Cause, add: &mut impl FnMut(Because)) {
     add(Because::Ended(cause.clone()));
-    if *cause == Cause::OutOfMemory
-        && let Some(bytes) = workload.definition.launch.resources.memory_max_bytes
-    {
-        add(Because::MemoryLimit { bytes });
+    let definition = &workload.definition;
+    match cause {
+        Cause::OutOfMemory => {
+            let limit = definition.launch.resources.memory_max_bytes;
+            limit.into_iter().for_each(|bytes| add(Because::MemoryLimit { bytes }));
+        }
+        Cause::Deadline => add(Because::TimeLimit { ms: definition.deadline_ms }),
+        Cause::RunLimit => add(Because::TimeLimit { ms: definition.run_limit_ms }),
+        Cause::Code(_)
+        | Cause::Signal(_)
+        | Cause::StartFailed(_)
+        | Cause::NotReady
+        | Cause::Dependency(_)
+        | Cause::Interrupted
+        | Cause::Probe(_) => {}
     }
 }

@@ -32,6 +32,15 @@ pub(crate) enum Ready {
     NoLonger,
 }
 
+/// A job's way to its end, over all tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Task {
+    /// When the first try was started.
+    pub(crate) begun_boot_ms: u64,
+    /// Tries so far, the present one with them.
+    pub(crate) tries: u32,
+}
+
 /// What is true of a workload. The protocol's [`State`] is a view of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Actual {
@@ -61,6 +70,8 @@ pub struct Workload {
     pub(crate) start_once_down: bool,
     pub(crate) history: VecDeque<Run>,
     pub(crate) oom_kills: u32,
+    /// The tries of the present or last task of a job.
+    pub(crate) task: Option<Task>,
     /// When the start of the present run was over.
     pub(crate) started_boot_ms: Option<u64>,
     /// What the present run is being asked.
@@ -105,6 +116,7 @@ impl Workload {
             start_once_down: false,
             history: VecDeque::new(),
             oom_kills: 0,
+            task: None,
             started_boot_ms: None,
             asking: BTreeMap::new(),
             remove_if_start_fails: false,
@@ -158,6 +170,12 @@ impl Workload {
     #[must_use]
     pub fn run(&self) -> u64 {
         self.run
+    }
+
+    /// How often its present or last task was tried.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        self.task.map_or(0, |task| task.tries)
     }
 
     /// Its outer cgroup below /sys/fs/cgroup.
@@ -232,28 +250,55 @@ impl Workload {
     pub(crate) fn deadline_boot_ms(&self) -> Option<u64> {
         match &self.actual {
             Actual::Up { since, ready: Ready::NotYet, .. } => {
-                let over_by = behind(*since, self.definition.deadline_ms);
-                self.ready_by_boot_ms(*since).into_iter().chain(over_by).min()
+                [self.ready_by_boot_ms(*since), self.over_by_boot_ms(*since), self.task_over_by_boot_ms()]
+                    .into_iter()
+                    .flatten()
+                    .min()
             }
-            Actual::Up { since, ready: Ready::Now | Ready::NoLonger, .. } => {
-                behind(*since, self.definition.deadline_ms)
+            Actual::Up { since, ready: Ready::Now | Ready::NoLonger, .. } => self.over_by_boot_ms(*since),
+            Actual::Starting { since } => {
+                let started_by = behind(*since, self.definition.readiness.timeout_ms);
+                started_by.into_iter().chain(self.task_over_by_boot_ms()).min()
             }
-            Actual::Starting { since } => behind(*since, self.definition.readiness.timeout_ms),
             Actual::Stopping { deadline_boot_ms, .. } => Some(*deadline_boot_ms),
-            Actual::Backoff { until_boot_ms, .. } => Some(*until_boot_ms),
+            Actual::Backoff { until_boot_ms, .. } => {
+                Some(self.task_over_by_boot_ms().map_or(*until_boot_ms, |over_by| over_by.min(*until_boot_ms)))
+            }
+            Actual::Down { why: Why::Waiting(_) | Why::Created } if self.wanted == Wanted::Up => {
+                self.task_over_by_boot_ms()
+            }
             Actual::Down { .. } | Actual::Draining { .. } | Actual::Removing => None,
         }
     }
 
+    /// When a run since then is longer than it may be.
+    fn over_by_boot_ms(&self, since: Moment) -> Option<u64> {
+        behind(since, self.definition.run_limit_ms)
+    }
+
+    /// When a job's time for all its tries is over.
+    pub(crate) fn task_over_by_boot_ms(&self) -> Option<u64> {
+        let deadline_ms = self.definition.deadline_ms;
+        let task = self.task.filter(|_| self.definition.kind == Kind::Job && deadline_ms > 0)?;
+        Some(task.begun_boot_ms.saturating_add(u64::from(deadline_ms)))
+    }
+
+    /// Whether a job has no time left for another try.
+    pub(crate) fn is_out_of_time(&self, now_boot_ms: u64) -> bool {
+        self.task_over_by_boot_ms().is_some_and(|at| at <= now_boot_ms)
+    }
+
     /// Whether a run since then is longer than it may be.
-    pub(crate) fn is_over_its_deadline(&self, since: Moment, now_boot_ms: u64) -> bool {
-        behind(since, self.definition.deadline_ms).is_some_and(|at| at <= now_boot_ms)
+    pub(crate) fn is_over_its_limit(&self, since: Moment, now_boot_ms: u64) -> bool {
+        self.over_by_boot_ms(since).is_some_and(|at| at <= now_boot_ms)
     }
 
     /// When a program that runs since then must be ready. While its start-up is asked about, that is what limits it.
     fn ready_by_boot_ms(&self, since: Moment) -> Option<u64> {
         let from = Moment { boot_ms: self.started_boot_ms.unwrap_or(since.boot_ms), ..since };
-        behind(from, self.definition.readiness.timeout_ms).filter(|_| !self.asking.contains_key(&Aim::Startup))
+        // A job is ready when it has ended: what bounds that is its deadline.
+        let is_bounded = self.definition.kind != Kind::Job && !self.asking.contains_key(&Aim::Startup);
+        behind(from, self.definition.readiness.timeout_ms).filter(|_| is_bounded)
     }
 
     pub(crate) fn remember(&mut self, run: Run) {
@@ -286,6 +331,7 @@ impl Workload {
             id: self.id,
             name: self.definition.name.clone(),
             kind: self.definition.kind,
+            built_in: self.built_in,
             state: self.state(),
             wanted_up: self.wanted == Wanted::Up,
             created: self.created,

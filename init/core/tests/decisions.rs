@@ -145,16 +145,16 @@ fn a_stop_climbs_from_the_hook_to_the_signal_to_the_kill() {
 }
 
 #[test]
-fn a_run_over_its_deadline_is_stopped_and_has_failed() {
-    let job = Definition { deadline_ms: 5_000, ..definition("job", Kind::Job) };
+fn a_run_over_its_limit_is_stopped_and_has_failed() {
+    let job = Definition { run_limit_ms: 5_000, ..definition("job", Kind::Job) };
     let (mut node, _) = Node::with(vec![(WorkloadId(1), job)]);
     node.launched(WorkloadId(1), 1, RUNNING);
     assert!(node.at(5_000).contains(&Action::Signal { id: WorkloadId(1), signal: 15 }));
     let subject = Subject::Workload { id: WorkloadId(1), run: 1 };
     node.tell(Event::Exited { subject, status: ExitStatus::Code(0), oom_kills: 0 });
     node.tell(Event::Emptied { id: WorkloadId(1), run: 1 });
-    let last = node.core.why(WorkloadId(1)).pop().unwrap();
-    assert_eq!(last.because, Because::Ended(Cause::Deadline));
+    let chain: Vec<Because> = node.core.why(WorkloadId(1)).into_iter().map(|link| link.because).collect();
+    assert_eq!(chain[1..], [Because::Ended(Cause::RunLimit), Because::TimeLimit { ms: 5_000 }]);
 }
 
 #[test]

@@ -63,9 +63,13 @@ pub struct Definition {
     /// As `needs`; and when one of these is no longer ready, this is stopped, and started again once it is.
     #[serde(default)]
     pub binds_to: Vec<Name>,
-    /// The longest run: one that takes longer is stopped, and has failed. 0 is no limit.
+    /// For a job, how long it has over all its tries, from the start of the first one: one that takes longer is stopped, has failed, and is not
+    /// tried again. 0 is no limit.
     #[serde(default)]
     pub deadline_ms: u32,
+    /// The longest run: one that takes longer is stopped, and has failed. 0 is no limit.
+    #[serde(default)]
+    pub run_limit_ms: u32,
     /// Holds readiness and liveness back until it passes; a start that it says has failed is stopped.
     #[serde(default)]
     pub startup: Option<Probe>,
@@ -90,6 +94,21 @@ impl Definition {
     pub fn is_notified(&self) -> bool {
         let has_watchdog = self.liveness.as_ref().is_some_and(|probe| probe.check == Check::Watchdog);
         self.readiness.when == ReadyWhen::Notify || has_watchdog
+    }
+
+    /// What is wrong with it as a job, or with what only a job has, if something is.
+    #[must_use]
+    pub fn job_refusal(&self) -> Option<String> {
+        match (self.kind, self.restart.policy) {
+            (Kind::Job, RestartPolicy::Always | RestartPolicy::UnlessStopped) => {
+                Some("a job ends: its restart policy is never or on_failure".to_owned())
+            }
+            (Kind::Job, RestartPolicy::Never | RestartPolicy::OnFailure(_)) => None,
+            (Kind::Service | Kind::Container, _) if self.deadline_ms > 0 => {
+                Some("deadline_ms is a job's; for the longest run give run_limit_ms".to_owned())
+            }
+            (Kind::Service | Kind::Container, _) => None,
+        }
     }
 
     /// What is wrong with how it is probed, if something is.
@@ -118,7 +137,7 @@ impl Definition {
 pub enum Kind {
     /// A service of the node, from the verified root.
     Service,
-    /// Runs to completion; ready when it has ended with code 0.
+    /// Runs to completion, over as many tries as its restart policy gives it; ready when it has ended with code 0.
     Job,
     /// A container.
     Container,

@@ -110,8 +110,10 @@ pub enum Cause {
     Dependency(Name),
     /// The node lost power or restarted while it ran.
     Interrupted,
-    /// It ran longer than its deadline.
+    /// It took longer than its deadline, over all its tries.
     Deadline,
+    /// One run took longer than it may.
+    RunLimit,
     /// This probe of it failed, and it was stopped: the one of its start-up or the one of its liveness.
     Probe(Aim),
 }
@@ -213,6 +215,16 @@ pub enum Because {
     Removing,
     /// Its restart policy leaves it down after this end.
     Policy(RestartPolicy),
+    /// A job that has not ended well was started so often.
+    Tried {
+        /// How often.
+        times: u32,
+    },
+    /// It has this time at most.
+    TimeLimit {
+        /// Milliseconds.
+        ms: u32,
+    },
     /// Its last run ended so.
     Ended(Cause),
     /// It has this much memory at most.
@@ -233,6 +245,8 @@ pub struct Summary {
     pub name: Name,
     /// Kind.
     pub kind: Kind,
+    /// Whether it came with the system, not from a client.
+    pub built_in: bool,
     /// State.
     pub state: State,
     /// Whether it is wanted up.

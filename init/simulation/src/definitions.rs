@@ -121,8 +121,14 @@ impl Definitions {
         if chance.one_in(4) {
             definition.stop.hook = vec!["/bin/drain".to_owned()];
         }
-        if definition.restart.policy == RestartPolicy::Never && chance.one_in(3) {
-            definition.deadline_ms = 30_000;
+        if matches!(definition.restart.policy, RestartPolicy::Never | RestartPolicy::OnFailure(_)) && chance.one_in(3) {
+            definition.kind = Kind::Job;
+            definition.deadline_ms = if chance.one_in(2) { 20_000 } else { 0 };
+        }
+        // What is started again without end is limited without end, and never comes to rest.
+        let ends = definition.kind == Kind::Job || definition.restart.policy == RestartPolicy::Never;
+        if ends && chance.one_in(3) {
+            definition.run_limit_ms = 30_000;
         }
         if chance.one_in(5) {
             definition.after.push(name(chance.pick(&["log", "two", "three"]).copied().unwrap_or("two")));

@@ -1,7 +1,8 @@
 //! What must hold: after every step, when the faults have stopped, and when the machine was told to end.
 
 use byre_core::Wanted;
-use byre_protocol::status::{Because, LINKS, State, Why};
+use byre_protocol::definition::{Kind, RestartPolicy};
+use byre_protocol::status::{Because, Cause, LINKS, State, Why};
 
 use crate::world::World;
 
@@ -12,6 +13,7 @@ pub(crate) fn after_step(world: &World<'_>) -> Option<String> {
         .or_else(|| time_moves(world))
         .or_else(|| is_explained(world))
         .or_else(|| bound_ones_stop(world))
+        .or_else(|| tries_are_counted(world))
 }
 
 /// No workload is lost: what lives belongs to a workload that PID 1 knows, of the run that it knows.
@@ -61,6 +63,22 @@ fn is_explained(world: &World<'_>) -> Option<String> {
     let ends = chain.last().is_some_and(|last| !matches!(last.because, Because::Waiting { .. }));
     (first.name != *name || is_ready != says_ready || !ends || chain.len() > LINKS)
         .then(|| format!("{name} is {:?}, explained by {chain:?}", workload.state()))
+}
+
+/// No job is tried more often than it may be.
+fn tries_are_counted(world: &World<'_>) -> Option<String> {
+    let jobs = world.core.workloads().filter(|workload| workload.definition().kind == Kind::Job);
+    for job in jobs {
+        let most = match job.definition().restart.policy {
+            RestartPolicy::Never => 1,
+            RestartPolicy::OnFailure(0) | RestartPolicy::Always | RestartPolicy::UnlessStopped => continue,
+            RestartPolicy::OnFailure(retries) => retries + 1,
+        };
+        if job.tries() > most {
+            return Some(format!("{} is tried {} times, its most is {most}", job.definition().name, job.tries()));
+        }
+    }
+    None
 }
 
 /// Nothing runs on without what it is bound to.
@@ -118,8 +136,10 @@ fn is_as_wanted(world: &World<'_>) -> Option<String> {
 }
 
 fn is_ready(world: &World<'_>, name: &str) -> bool {
-    world.core.workloads().any(|workload| {
-        workload.definition().name.as_str() == name && matches!(workload.state(), State::Up { ready: true, .. })
+    world.core.workloads().filter(|workload| workload.definition().name.as_str() == name).any(|workload| {
+        let is_job = workload.definition().kind == Kind::Job;
+        matches!(workload.state(), State::Up { ready: true, .. })
+            || (is_job && matches!(workload.state(), State::Down { why: Why::Ended(Cause::Code(0)) }))
     })
 }
 

@@ -54,6 +54,7 @@ pub(crate) fn workload(id: u64, mark: u64, size: usize) -> WorkloadRecord {
         shutdown_priority: 0,
         binds_to: Vec::new(),
         deadline_ms: 0,
+        run_limit_ms: 0,
         startup: None,
         liveness: None,
     };

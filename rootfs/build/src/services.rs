@@ -45,6 +45,11 @@ pub(crate) fn compile(sources: &[Source], policy: &str) -> Result<Vec<u8>> {
         if let Some(refusal) = service.probes_refusal() {
             bail!("{}: {refusal}", place_of_probe(source, &refusal));
         }
+        if let Some(refusal) = service.job_refusal() {
+            let line =
+                source.text.lines().position(|line| line.starts_with("deadline_ms") || line.starts_with("policy"));
+            bail!("{file}:{}: {refusal}", line.map_or(1, |at| at + 1));
+        }
         Plan::check(service.launch.clone(), &policy, Origin::VerifiedRoot).with_context(|| file.clone())?;
         services.push(service);
     }

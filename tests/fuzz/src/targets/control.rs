@@ -130,6 +130,7 @@ pub(super) fn definition() -> Definition {
         shutdown_priority: 0,
         binds_to: Vec::new(),
         deadline_ms: 0,
+        run_limit_ms: 0,
         startup: None,
         liveness: None,
     }
