@@ -33,12 +33,22 @@ struct Task {
     report: Option<Watched>,
 }
 
+/// Layers are released by one task at a time, however often a client asks: what is asked for meanwhile is one more.
+#[derive(Default, Clone, Copy)]
+enum Releases {
+    #[default]
+    None,
+    Running,
+    RunningAndWanted,
+}
+
 /// Tasks under way.
 #[derive(Default)]
 pub(crate) struct Tasks {
     running: BTreeMap<u64, Task>,
     next: u64,
     waiting: Vec<WorkloadId>,
+    releases: Releases,
 }
 
 impl Supervisor {
@@ -63,7 +73,13 @@ impl Supervisor {
 
     /// Unmounts the layers of images that were removed.
     pub(super) fn release_layers(&mut self) {
-        self.begin_task(Purpose::ReleaseLayers, vec!["release-layers".to_owned()]);
+        self.tasks.releases = match self.tasks.releases {
+            Releases::None => {
+                let begun = self.begin_task(Purpose::ReleaseLayers, vec!["release-layers".to_owned()]);
+                if begun { Releases::Running } else { Releases::None }
+            }
+            Releases::Running | Releases::RunningAndWanted => Releases::RunningAndWanted,
+        };
     }
 
     /// Syncs and unmounts; tells whether a child is at it.
@@ -127,6 +143,10 @@ impl Supervisor {
             Purpose::ReleaseLayers => {
                 if !ended_well {
                     self.say("layers of removed images stay mounted; the next removal tries again");
+                }
+                match std::mem::take(&mut self.tasks.releases) {
+                    Releases::RunningAndWanted => self.release_layers(),
+                    Releases::None | Releases::Running => {}
                 }
             }
             Purpose::Unmount => self.unmounted(ended_well),
