@@ -25,7 +25,7 @@ pub(crate) fn remove_files(arguments: &[String]) -> Result<(), TaskError> {
 
 /// Unmounts the layers that the store has removed.
 pub(crate) fn release_layers() -> Result<(), TaskError> {
-    byre_launch::release_layers(SHARED_LAYERS, STORE_LAYERS)
+    byre_launch::release_layers(SHARED_LAYERS, Some(STORE_LAYERS))
         .map_err(|errno| on("unmount layers in", SHARED_LAYERS)(errno.into()))
 }
 

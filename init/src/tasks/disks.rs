@@ -123,7 +123,7 @@ pub(crate) fn unmount_all() -> Result<(), TaskError> {
     rustix::fs::sync();
     let mut failed = Vec::new();
     // Mounted layers are files of the data partition.
-    if let Err(errno) = byre_launch::release_layers(crate::supervisor::SHARED_LAYERS, "/nonexistent") {
+    if let Err(errno) = byre_launch::release_layers(crate::supervisor::SHARED_LAYERS, None) {
         failed.push(format!("{}: {errno}", crate::supervisor::SHARED_LAYERS));
     }
     for target in ["/run/byre/nocloud", "/data", "/state"] {

@@ -122,12 +122,12 @@ fn is_mounted(place: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Unmounts every shared layer whose file is not in the store any more, so that its blocks are given back. Containers that still run
-/// from one keep it by their own mount. May wait on the disk: not for PID 1's own process.
+/// Unmounts every shared layer whose file is not in the store any more, so that its blocks are given back; without a store all of them.
+/// Containers that still run from one keep it by their own mount. May wait on the disk: not for PID 1's own process.
 ///
 /// # Errors
 /// The kernel's; what could be released is.
-pub fn release_layers(shared: &str, store: &str) -> Result<(), Errno> {
+pub fn release_layers(shared: &str, store: Option<&str>) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(CWD, shared, flags, Mode::empty())?;
     let mut result = Ok(());
@@ -137,7 +137,9 @@ pub fn release_layers(shared: &str, store: &str) -> Result<(), Errno> {
         if name.starts_with('.') {
             continue;
         }
-        if rustix::fs::access(&*file_of(store, name), rustix::fs::Access::EXISTS) == Err(Errno::NOENT) {
+        let is_gone =
+            |store| rustix::fs::access(&*file_of(store, name), rustix::fs::Access::EXISTS) == Err(Errno::NOENT);
+        if store.is_none_or(is_gone) {
             result = result.and(release(directory.as_fd(), shared, name));
         }
     }

@@ -76,7 +76,7 @@ impl Bench {
 
     /// Unmounts every shared layer.
     pub(crate) fn release_layers(&self) {
-        byre_launch::release_layers(&self.directory("shared"), "/nonexistent").expect("release layers");
+        byre_launch::release_layers(&self.directory("shared"), None).expect("release layers");
     }
 
     /// A directory of the bench as text.

@@ -392,10 +392,10 @@ fn shared_layers(bench: &Bench) {
         mounts.lines().filter(|line| line.contains(&format!("{shared}/{digest} "))).count()
     };
     let store = bench.directory("layers");
-    byre_launch::release_layers(&shared, &store).unwrap();
+    byre_launch::release_layers(&shared, Some(&store)).unwrap();
     assert_eq!(mounts(), 1);
     std::fs::remove_file(format!("{store}/{digest}.erofs")).unwrap();
-    byre_launch::release_layers(&shared, &store).unwrap();
+    byre_launch::release_layers(&shared, Some(&store)).unwrap();
     assert_eq!(mounts(), 0);
     assert!(!Path::new(&shared).join(digest.to_string()).exists());
     assert_eq!(running.finish().output(), "root:x:0:\nweb:x:102:\nlogs:x:4:web\n");
