@@ -104,7 +104,7 @@ pub(crate) fn make_ready(what: &Damaged<'_>) -> Result<Made, TaskError> {
     // A disk that cannot be read, or an e2fsck that could not run, is no reason to write over what may be whole.
     let is_lost = last.status.code() == Some(LEFT_UNCORRECTED) || !has_superblock(what)?;
     let Some(template) = what.template.filter(|_| is_lost) else { return failed(&last) };
-    replace(what.device, template)?;
+    replace(what, template)?;
     let check = e2fsck(what.device, &["-p"])?;
     if is_consistent(&check) { Ok(Made::Anew { report: shortened(report) }) } else { failed(&check) }
 }
@@ -148,25 +148,54 @@ fn shortened(mut report: String) -> String {
 }
 
 /// Writes the empty file system over what is there.
-fn replace(device: &Path, template: &Path) -> Result<(), TaskError> {
+fn replace(what: &Damaged<'_>, template: &Path) -> Result<(), TaskError> {
+    let device = what.device;
     let bytes = std::fs::read(template).map_err(on("read", template))?;
     let parsed = Template::parse(&bytes).map_err(|error| TaskError::Invalid(error.to_string()))?;
     let target = OpenOptions::new().write(true).open(device).map_err(on("open", device))?;
-    write_within(&parsed, target, device)
+    let superblocks: Vec<u32> = [Some(0), what.second_superblock].into_iter().flatten().collect();
+    write_within(&parsed, target, device, &superblocks)
 }
 
-fn write_within(template: &Template<'_>, mut target: File, device: &Path) -> Result<(), TaskError> {
+/// The superblocks go first and come last: a power cut between leaves none, and the next boot begins again, instead of mending a file system
+/// that is half the old one and half the new.
+fn write_within(
+    template: &Template<'_>,
+    mut target: File,
+    device: &Path,
+    superblocks: &[u32],
+) -> Result<(), TaskError> {
     use std::io::Seek as _;
     let room = target.seek(std::io::SeekFrom::End(0)).map_err(on("measure", device))?;
     if room < template.bytes() {
         let (wanted, device) = (template.bytes(), device.display());
         return Err(TaskError::Invalid(format!("{device} has {room} bytes; the empty file system has {wanted}")));
     }
+    write_blocks(&target, device, superblocks, |_| Some(&[0; BLOCK_BYTES]))?;
     target.rewind().map_err(on("rewind", device))?;
     let mut writer = BufWriter::with_capacity(256 * BLOCK_BYTES, target);
-    template.write(&mut writer).map_err(|error| TaskError::Invalid(format!("{}: {error}", device.display())))?;
+    template
+        .write(&mut writer, superblocks)
+        .map_err(|error| TaskError::Invalid(format!("{}: {error}", device.display())))?;
     writer.flush().map_err(on("write", device))?;
     let target = writer.into_inner().map_err(|error| on("write", device)(error.into_error()))?;
+    target.sync_all().map_err(on("sync", device))?;
+    write_blocks(&target, device, superblocks, |index| template.block(index))
+}
+
+/// Writes these blocks, those that there are, and waits until they are on the disk.
+fn write_blocks<'a>(
+    target: &File,
+    device: &Path,
+    indices: &[u32],
+    block: impl Fn(u32) -> Option<&'a [u8]>,
+) -> Result<(), TaskError> {
+    use std::os::unix::fs::FileExt as _;
+    for index in indices {
+        let Some(bytes) = block(*index) else { continue };
+        let place = u64::from(*index).saturating_mul(u64::try_from(BLOCK_BYTES).unwrap_or(0));
+        target.write_all_at(bytes, place).map_err(on("write", device))?;
+    }
     target.sync_all().map_err(on("sync", device))
 }
 
@@ -196,6 +225,7 @@ mod tests {
     #[test]
     fn an_empty_file_system_is_written_and_nothing_behind_it() {
         let mut image = vec![0_u8; 3 * BLOCK_BYTES];
+        image[17] = 3;
         image[5000] = 7;
         let encoded = byre_slots::template::encode(&mut image.as_slice()).unwrap();
         let template = Template::parse(&encoded).unwrap();
@@ -203,12 +233,12 @@ mod tests {
         let path = directory.path().join("partition");
         let open = || OpenOptions::new().write(true).open(&path).unwrap();
         std::fs::write(&path, vec![9_u8; 3 * BLOCK_BYTES + 512]).unwrap();
-        write_within(&template, open(), &path).unwrap();
+        write_within(&template, open(), &path, &[0, 2]).unwrap();
         let written = std::fs::read(&path).unwrap();
         assert_eq!(written[..image.len()], image);
         assert!(written[image.len()..].iter().all(|byte| *byte == 9));
         std::fs::write(&path, vec![9_u8; BLOCK_BYTES]).unwrap();
-        assert!(write_within(&template, open(), &path).is_err());
+        assert!(write_within(&template, open(), &path, &[0, 2]).is_err());
         assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 9));
     }
 }

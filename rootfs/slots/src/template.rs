@@ -95,17 +95,28 @@ impl<'a> Template<'a> {
         u64::from(self.blocks).saturating_mul(u64::try_from(BLOCK_BYTES).unwrap_or(0))
     }
 
-    /// Writes the whole file system, zeros included, from the place where `target` stands.
+    /// Its blocks that are not zero, by their index.
+    fn kept(&self) -> impl Iterator<Item = (u32, &'a [u8])> {
+        self.kept.chunks_exact(BLOCK_BYTES.saturating_add(4)).filter_map(number)
+    }
+
+    /// One block that is not zero.
+    #[must_use]
+    pub fn block(&self, index: u32) -> Option<&'a [u8]> {
+        self.kept().find_map(|(kept, block)| (kept == index).then_some(block))
+    }
+
+    /// Writes the whole file system, zeros included, from the place where `target` stands; zeros too for the blocks that are held back.
     ///
     /// # Errors
     /// Those of writing; blocks out of order.
-    pub fn write(&self, target: &mut impl Write) -> Result<(), TemplateError> {
+    pub fn write(&self, target: &mut impl Write, held_back: &[u32]) -> Result<(), TemplateError> {
         const ZERO: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
-        let mut kept = self.kept.chunks_exact(BLOCK_BYTES.saturating_add(4)).filter_map(number).peekable();
+        let mut kept = self.kept().peekable();
         for index in 0..self.blocks {
             match kept.next_if(|(kept, _)| *kept == index) {
-                Some((_, block)) => target.write_all(block)?,
-                None => target.write_all(&ZERO)?,
+                Some((_, block)) if !held_back.contains(&index) => target.write_all(block)?,
+                Some(_) | None => target.write_all(&ZERO)?,
             }
         }
         if kept.next().is_some() { Err(TemplateError::Malformed("its blocks are out of order")) } else { Ok(()) }
@@ -135,8 +146,15 @@ mod tests {
         let template = Template::parse(&encoded).unwrap();
         assert_eq!(template.bytes(), 5 * 4096);
         let mut written = Vec::new();
-        template.write(&mut written).unwrap();
+        template.write(&mut written, &[]).unwrap();
         assert_eq!(written, image());
+        let mut without = Vec::new();
+        template.write(&mut without, &[0]).unwrap();
+        assert!(
+            without[..BLOCK_BYTES].iter().all(|byte| *byte == 0) && without[BLOCK_BYTES..] == image()[BLOCK_BYTES..]
+        );
+        assert_eq!(template.block(0), Some(&image()[..BLOCK_BYTES]));
+        assert_eq!(template.block(1), None);
     }
 
     #[test]
@@ -150,6 +168,6 @@ mod tests {
         // Blocks out of order, or behind the end.
         let mut swapped = encoded.clone();
         swapped[16] = 4;
-        assert!(Template::parse(&swapped).unwrap().write(&mut Vec::new()).is_err());
+        assert!(Template::parse(&swapped).unwrap().write(&mut Vec::new(), &[]).is_err());
     }
 }
