@@ -3,7 +3,7 @@
 //! The client runs in a container with the host's network and the administrator's certificate. Nothing of the node is changed for it.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use byre_api::role::Role;
@@ -76,20 +76,14 @@ pub(super) fn measure(node: &Node, helpers: &Helpers, folder: &Path, count: usiz
     let line = ["run", "-d", "--name", "client", "--net", "host", "--user", "0", CLIENT, "api", &address];
     let count = count.to_string();
     node.ctl().ok(&line.iter().copied().chain([count.as_str()]).collect::<Vec<_>>())?;
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let log = node.ctl().ok(&["logs", "client"])?;
-        if log.contains("bench: done") {
-            node.ctl().ok(&["rm", "-f", "client"])?;
-            return Ok(Starts { first: start_times(&log, "api"), answer: start_times(&log, "answer") });
-        }
-        if let Some(failed) = log.lines().find(|line| line.contains("bench: failed")) {
-            bail!("{failed}");
-        }
-        ensure!(Instant::now() < deadline, "the client in the guest does not end: {log}");
-        // Rarely: the question takes processor time from what is measured.
-        std::thread::sleep(Duration::from_secs(10));
+    let (_, code) = node.ctl().start(&["wait", "client"])?.ended(LIMIT).context("the client in the guest")?;
+    let log = node.ctl().ok(&["logs", "client"])?;
+    if let Some(failed) = log.lines().find(|line| line.contains("bench: failed")) {
+        bail!("{failed}");
     }
+    ensure!(log.contains("bench: done"), "the client in the guest ended with {}: {log}", code.trim());
+    node.ctl().ok(&["rm", "-f", "client"])?;
+    Ok(Starts { first: start_times(&log, "api"), answer: start_times(&log, "answer") })
 }
 
 /// What a node makes mount points in.
