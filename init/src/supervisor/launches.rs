@@ -227,8 +227,14 @@ impl Supervisor {
         let outcome = match read {
             Report::Running { pid, pidfd, terminal } => {
                 let has_terminal = terminal.is_some();
-                self.keep_process(subject, pid, pidfd, terminal);
-                LaunchOutcome::Running { pid, terminal: has_terminal }
+                match self.keep_process(subject, pid, pidfd, terminal) {
+                    Ok(()) => LaunchOutcome::Running { pid, terminal: has_terminal },
+                    Err(errno) => LaunchOutcome::Failed(StartFailure {
+                        step: "watch process".to_owned(),
+                        subject: pid.to_string(),
+                        errno: errno.raw_os_error(),
+                    }),
+                }
             }
             Report::Failed { step, subject, errno } => LaunchOutcome::Failed(StartFailure { step, subject, errno }),
             Report::Incomplete => LaunchOutcome::Failed(StartFailure {
@@ -263,8 +269,21 @@ impl Supervisor {
         self.unwatch(report);
     }
 
-    fn keep_process(&mut self, subject: Subject, pid: u32, pidfd: OwnedFd, terminal: Option<OwnedFd>) {
-        let Ok(token) = self.sources.add(pidfd.as_fd(), Source::Process(subject), EventFlags::IN) else { return };
+    /// A process whose end could not be told is ended now: its start has failed.
+    fn keep_process(
+        &mut self,
+        subject: Subject,
+        pid: u32,
+        pidfd: OwnedFd,
+        terminal: Option<OwnedFd>,
+    ) -> Result<(), rustix::io::Errno> {
+        let token = match self.sources.add(pidfd.as_fd(), Source::Process(subject), EventFlags::IN) {
+            Ok(token) => token,
+            Err(errno) => {
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                return Err(errno);
+            }
+        };
         self.processes.insert(pid, Owner::Main(subject));
         let process = Some(Watched { fd: pidfd, token });
         match subject {
@@ -289,6 +308,7 @@ impl Supervisor {
                 }
             }
         }
+        Ok(())
     }
 
     pub(super) fn unwatch(&mut self, watched: Option<Watched>) {
