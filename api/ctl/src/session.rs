@@ -9,13 +9,15 @@
 //! Input, output, resizing and signals each have their own waiting place, so that a side that is slow holds back nothing but itself. The
 //! terminal is back in its old mode before anything is said about the end.
 
+use std::time::Duration;
+
 use byre_api::proto::workloads_client::WorkloadsClient;
 use byre_api::proto::{
     AttachRequest, AttachResponse, ExecRequest, ExecResponse, Exit, KillRequest, Output, TerminalSize, attach_request,
     attach_response, exec_request, exec_response,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
@@ -28,6 +30,9 @@ use crate::terminal;
 /// So many interrupts in one session mean: let me go, whatever the program does.
 const INTERRUPTS: u32 = 3;
 
+/// So long the node may take to write what was typed before the detach keys. A container that does not read its input holds nobody.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// To the node.
 #[derive(Debug)]
 pub(crate) enum Up {
@@ -35,6 +40,7 @@ pub(crate) enum Up {
     InputClosed,
     Resize(TerminalSize),
     Signal(&'static str),
+    Detach,
 }
 
 /// From the node.
@@ -83,6 +89,7 @@ impl From<Up> for Option<AttachRequest> {
             Up::Input(bytes) => attach_request::Message::Stdin(bytes.into()),
             Up::InputClosed => attach_request::Message::StdinClosed(true),
             Up::Resize(size) => attach_request::Message::Resize(size),
+            Up::Detach => attach_request::Message::Detach(true),
             // Attach has no message for it: signals go to the workload.
             Up::Signal(_) => return None,
         };
@@ -97,6 +104,8 @@ impl From<Up> for Option<ExecRequest> {
             Up::InputClosed => exec_request::Message::StdinClosed(true),
             Up::Resize(size) => exec_request::Message::Resize(size),
             Up::Signal(name) => exec_request::Message::Signal(name.into()),
+            // A program that was executed in a container goes with its client.
+            Up::Detach => return None,
         };
         Some(ExecRequest { message: Some(message) })
     }
@@ -146,25 +155,27 @@ where
 {
     let raw = options.terminal && options.input && terminal::stdin_is_terminal();
     let signals = Signals::new()?;
-    let (detached, detach) = oneshot::channel();
+    let (detach, detaching) = watch::channel(false);
     if options.terminal {
         tokio::spawn(resize(up.clone(), signal(SignalKind::window_change()).map_err(no_signals)?));
     }
     let guard = if raw { Some(terminal::RawMode::enter()?) } else { None };
-    let mut keep_detach_open = None;
     if options.input {
         let keys = if raw { options.keys } else { DetachKeys::none() };
-        tokio::spawn(pass_input(up.clone(), Detector::new(keys), detached));
-    } else {
-        keep_detach_open = Some(detached);
+        tokio::spawn(pass_input(up.clone(), Detector::new(keys), detach));
     }
     let forward = if raw { Forward::Nowhere } else { options.forward };
     let end = tokio::select! {
-        end = output(down) => end,
-        Ok(()) = detach => Ok(End::Detached),
+        end = output(down) => match end {
+            Ok(Some(exit)) => Ok(End::Exit(exit)),
+            Ok(None) if *detaching.borrow() => Ok(End::Detached),
+            Ok(None) => Err(lost("it ended without an exit code")),
+            Err(failure) => Err(failure),
+        },
+        () = farewell(detaching.clone()) => Ok(End::Detached),
         signal = signals.handle(forward, &up) => Ok(End::GivenUp { signal }),
     };
-    drop((guard, keep_detach_open));
+    drop(guard);
     end
 }
 
@@ -204,7 +215,18 @@ fn no_signals(error: std::io::Error) -> Failure {
     Failure::io("cannot receive signals", &error)
 }
 
-async fn output<D: Into<Down>>(mut down: Streaming<D>) -> Result<End, Failure> {
+/// Waits until the node has had its time to write what was typed before the detach keys.
+async fn farewell(mut detaching: watch::Receiver<bool>) {
+    match detaching.wait_for(|detaching| *detaching).await {
+        Ok(_) => {}
+        // No input, or its end: nobody can detach any more.
+        Err(_) => return std::future::pending().await,
+    }
+    tokio::time::sleep(FAREWELL).await;
+}
+
+/// Shows output until the program ends; `None` if the node ends the session before that.
+async fn output<D: Into<Down>>(mut down: Streaming<D>) -> Result<Option<Exit>, Failure> {
     let mut sink = Sink::new()?;
     let end = loop {
         match down.message().await.map(|message| message.map(Into::into)) {
@@ -212,9 +234,9 @@ async fn output<D: Into<Down>>(mut down: Streaming<D>) -> Result<End, Failure> {
                 let stream = output.stream();
                 sink.write(stream, output.data.to_vec()).await?;
             }
-            Ok(Some(Down::Exit(exit))) => break Ok(End::Exit(exit)),
+            Ok(Some(Down::Exit(exit))) => break Ok(Some(exit)),
             Ok(Some(Down::Ready { .. } | Down::Unknown)) => {}
-            Ok(None) => break Err(lost("it ended without an exit code")),
+            Ok(None) => break Ok(None),
             Err(status) if std::error::Error::source(&status).is_some() => break Err(lost(&reason(&status))),
             Err(status) => break Err(status.into()),
         }
@@ -223,22 +245,22 @@ async fn output<D: Into<Down>>(mut down: Streaming<D>) -> Result<End, Failure> {
     end
 }
 
-async fn pass_input<R>(up: mpsc::Sender<R>, mut detector: Detector, detached: oneshot::Sender<()>)
+async fn pass_input<R>(up: mpsc::Sender<R>, mut detector: Detector, detach: watch::Sender<bool>)
 where
     Up: Into<Option<R>>,
 {
     let Ok(mut typed) = input() else { return };
     while let Some(bytes) = typed.recv().await {
-        let (bytes, detach) = match detector.feed(&bytes) {
+        let (bytes, last) = match detector.feed(&bytes) {
             Typed::Pass(bytes) => (bytes, false),
             Typed::Detach(bytes) => (bytes, true),
         };
         if !bytes.is_empty() && !send(&up, Up::Input(bytes)).await {
-            return std::future::pending().await;
+            return;
         }
-        if detach {
-            // The session may just have ended by itself.
-            let _ = detached.send(());
+        if last {
+            detach.send_replace(true);
+            send(&up, Up::Detach).await;
             return;
         }
     }
@@ -247,9 +269,6 @@ where
         send(&up, Up::Input(rest)).await;
     }
     send(&up, Up::InputClosed).await;
-    // Holding the sender: its end would look like detaching.
-    let _detached = detached;
-    std::future::pending().await
 }
 
 async fn send<R>(up: &mpsc::Sender<R>, message: Up) -> bool

@@ -23,7 +23,7 @@ use crate::control::ControlError;
 use crate::descriptor::Descriptor;
 use crate::gate::Peer;
 use crate::peers::Peer as Service;
-use crate::session::{self, Input};
+use crate::session::{self, Input, Typed};
 use crate::workloads::{Answers, end_of_run};
 use crate::{convert, logs, spec};
 
@@ -199,20 +199,19 @@ async fn serve(
     let input = Input::new(session.input.take().map(Arc::new), session.terminal);
     let typing = input_loop(backend, session.id, messages, input);
     let result = session::until_end(typing, output_loop(backend, &mut session, answers)).await;
-    let last = match result {
-        Ok(run) => session::last(Ok(&run.cause), entry),
-        Err(status) => session::last(Err(status), entry),
-    };
-    let _ = answers.send(last.map(|exit| told(Told::Exit(exit)))).await;
+    let result = result.as_ref().map(|run| run.as_ref().map(|run| &run.cause)).map_err(Status::clone);
+    if let Some(last) = session::last(result, entry) {
+        let _ = answers.send(last.map(|exit| told(Told::Exit(exit)))).await;
+    }
 }
 
-/// Passes input on until the client closes its side.
+/// Passes input on until the client closes its side, or leaves.
 async fn input_loop(
     backend: &Backend,
     id: WorkloadId,
     mut messages: Streaming<proto::AttachRequest>,
     mut input: Input,
-) -> Result<(), Status> {
+) -> Result<Typed, Status> {
     while let Some(message) = messages.message().await? {
         match message.message {
             Some(Asked::Stdin(bytes)) => input.write(&bytes).await,
@@ -223,12 +222,14 @@ async fn input_loop(
                 }
             }
             Some(Asked::Resize(size)) => input.resize(&size),
+            // All that was typed before it is written.
+            Some(Asked::Detach(_)) => return Ok(Typed::Detached),
             Some(Asked::Start(_)) | None => {
                 return Err(Status::invalid_argument("an attach has one start, and then input and sizes"));
             }
         }
     }
-    Ok(())
+    Ok(Typed::All)
 }
 
 async fn output_loop(backend: &Backend, session: &mut Session, answers: &mpsc::Sender<Answer>) -> Result<Run, Status> {

@@ -24,7 +24,7 @@ use crate::backend::{Backend, SharedBackend};
 use crate::control::{Control, ControlError};
 use crate::descriptor::{Descriptor, pipe};
 use crate::gate::Peer;
-use crate::session::{self, Input};
+use crate::session::{self, Input, Typed};
 use crate::spec;
 use crate::workloads::Answers;
 
@@ -260,11 +260,10 @@ async fn serve(
     let input = Input::new(session.stdin.take(), session.terminal.is_some());
     let typing = input_loop(messages, input, control, exec);
     let result = session::until_end(typing, output_loop(&mut session, answers)).await;
-    let last = match result {
-        Ok(cause) => session::last(Ok(&cause), entry),
-        Err(status) => session::last(Err(status), entry),
-    };
-    let _ = answers.send(last.map(|exit| told(Told::Exit(exit)))).await;
+    let result = result.as_ref().map(Option::as_ref).map_err(Status::clone);
+    if let Some(last) = session::last(result, entry) {
+        let _ = answers.send(last.map(|exit| told(Told::Exit(exit)))).await;
+    }
 }
 
 /// Passes input on until the client closes its side. An error is a client that is gone.
@@ -273,7 +272,7 @@ async fn input_loop(
     mut input: Input,
     control: Control,
     exec: u64,
-) -> Result<(), Status> {
+) -> Result<Typed, Status> {
     while let Some(message) = messages.message().await? {
         match message.message {
             Some(Asked::Stdin(bytes)) => input.write(&bytes).await,
@@ -288,7 +287,7 @@ async fn input_loop(
             }
         }
     }
-    Ok(())
+    Ok(Typed::All)
 }
 
 /// Passes output on until the process has ended and everything that it wrote is delivered.

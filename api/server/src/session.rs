@@ -47,41 +47,54 @@ impl Input {
     }
 }
 
-/// Serves both directions until the output ends. Input that ends well before is only input that ends.
+/// How a client's input ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Typed {
+    /// There is no more; the output goes on.
+    All,
+    /// The client leaves, and the program goes on.
+    Detached,
+}
+
+/// Serves both directions until the output ends, which gives its end, or until the client leaves, which gives `None`.
 ///
 /// # Errors
 /// Those of either direction.
 pub(crate) async fn until_end<End>(
-    typing: impl Future<Output = Result<(), Status>>,
+    typing: impl Future<Output = Result<Typed, Status>>,
     ending: impl Future<Output = Result<End, Status>>,
-) -> Result<End, Status> {
+) -> Result<Option<End>, Status> {
     tokio::pin!(typing, ending);
     let mut typed = false;
     loop {
         tokio::select! {
-            gone = &mut typing, if !typed => {
-                gone?;
-                typed = true;
-            }
-            result = &mut ending => return result,
+            how = &mut typing, if !typed => match how? {
+                Typed::All => typed = true,
+                Typed::Detached => return Ok(None),
+            },
+            result = &mut ending => return result.map(Some),
         }
     }
 }
 
-/// Records how a session ended, and gives the client's last message.
+/// Records how a session ended, and gives the client's last message; a client that left has none.
 ///
 /// # Errors
 /// That of the session.
-pub(crate) fn last(result: Result<&Cause, Status>, entry: &mut Entry) -> Result<proto::Exit, Status> {
+pub(crate) fn last(result: Result<Option<&Cause>, Status>, entry: &mut Entry) -> Option<Result<proto::Exit, Status>> {
     match result {
-        Ok(cause) => {
+        Ok(Some(cause)) => {
             let exit = convert::exit(cause);
             entry.end((Code::Ok, &format!("exit code {}", exit.code)));
-            Ok(exit)
+            Some(Ok(exit))
+        }
+        Ok(None) => {
+            entry.end((Code::Ok, "the client detached"));
+            None
         }
         Err(status) => {
             entry.end((status.code(), status.message()));
-            Err(status)
+            Some(Err(status))
         }
     }
 }

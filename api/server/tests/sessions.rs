@@ -73,6 +73,8 @@ struct Init {
     detail: Arc<Mutex<Detail>>,
     running: Arc<Mutex<HashMap<u64, u32>>>,
     log: Arc<Mutex<Option<UnixStream>>>,
+    /// What opens as the workload's input.
+    input: Arc<Mutex<Option<OwnedFd>>>,
 }
 
 impl Init {
@@ -111,6 +113,11 @@ impl Init {
                     say(&mut log, &chunk(b"early"));
                     say(&mut log, &chunk(b""));
                     self.event(What::Ended(ended));
+                }
+                Request::OpenInput { .. } if self.input.lock().unwrap().is_some() => {
+                    let input = self.input.lock().unwrap().take().unwrap();
+                    let reply = Reply::Input { terminal: false };
+                    self.tell(&FromInit::Answer { sequence, reply }, &[input.as_fd()]);
                 }
                 Request::OpenInput { .. } => {
                     let refused = Refused { code: RefusedCode::WrongState, text: "it has ended".into() };
@@ -274,13 +281,16 @@ struct Node {
     channel: Channel,
     detail: Arc<Mutex<Detail>>,
     resolved: Arc<AtomicUsize>,
+    input: Arc<Mutex<Option<OwnedFd>>>,
 }
 
 async fn node() -> Node {
     let (detail, log) = (Arc::new(Mutex::new(container())), Arc::new(Mutex::new(None)));
     let (ours, theirs) = (Arc::clone(&detail), Arc::clone(&log));
+    let input: Arc<Mutex<Option<OwnedFd>>> = Arc::default();
+    let opens = Arc::clone(&input);
     let init = move |socket| {
-        Init { socket: Arc::new(socket), detail: ours, running: Arc::default(), log: theirs }.serve();
+        Init { socket: Arc::new(socket), detail: ours, running: Arc::default(), log: theirs, input: opens }.serve();
     };
     let machine = machine(joinable, init).await;
     let listen = |name: &str| UnixListener::bind(machine.directory.path().join(name)).unwrap();
@@ -293,7 +303,7 @@ async fn node() -> Node {
     let admin = machine.client(Role::Admin);
     adopt(&admin, &machine.authority, TOKEN, &[]).await.unwrap();
     let channel = connect(&Endpoint::Tcp(admin)).await.unwrap();
-    Node { machine, channel, detail, resolved }
+    Node { machine, channel, detail, resolved, input }
 }
 
 impl Node {
@@ -469,6 +479,26 @@ async fn an_attach_that_starts_misses_no_byte_of_a_short_run() {
     let message = proto::AttachRequest { message: Some(proto::attach_request::Message::Start(idle)) };
     let refused = node.workloads().attach(tokio_stream::iter([message])).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn what_was_typed_before_detaching_is_written_and_then_the_call_ends() {
+    use proto::attach_request::Message;
+    let node = node().await;
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    *node.input.lock().unwrap() = Some(writer.into());
+    let start = proto::AttachStart { workload: "web".into(), stdin: true, ..Default::default() };
+    let typed = vec![b'x'; 40_000];
+    let messages = [Message::Start(start), Message::Stdin(typed.clone().into()), Message::Detach(true)];
+    let messages = messages.map(|message| proto::AttachRequest { message: Some(message) });
+    // The request stream stays open: the end is the node's answer to the last message.
+    let messages = tokio_stream::StreamExt::chain(tokio_stream::iter(messages), tokio_stream::pending());
+    let mut answers = node.workloads().attach(messages).await.unwrap().into_inner();
+    assert!(matches!(answers.message().await.unwrap().unwrap().message, Some(Attached::Ready(_))));
+    assert!(answers.message().await.unwrap().is_none());
+    let mut written = Vec::new();
+    reader.read_to_end(&mut written).unwrap();
+    assert!(written == typed, "{} bytes", written.len());
 }
 
 #[tokio::test]

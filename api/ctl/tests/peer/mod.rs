@@ -158,6 +158,7 @@ impl Fake {
                             self.seen().sizes.push((size.rows, size.columns))
                         }
                         Some(attach_request::Message::StdinClosed(_)) => break,
+                        Some(attach_request::Message::Detach(_)) => return,
                         Some(attach_request::Message::Start(_)) | None => {}
                     }
                 }
