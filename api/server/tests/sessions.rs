@@ -163,6 +163,14 @@ impl Init {
         }
         let mut command = Command::new(&args[0]);
         command.args(&args[1..]).env_clear().envs(process.env.iter().filter_map(|entry| entry.split_once('=')));
+        // SAFETY: only a system call between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // As PID 1 starts everything, even where the test itself runs under nohup.
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            })
+        };
         let mut master = None;
         if let Some(size) = process.terminal {
             let pty = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
