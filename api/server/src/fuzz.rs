@@ -26,15 +26,10 @@ pub fn definition(message: &[u8], config_json: &str) -> Option<Definition> {
         created_wall_ms: 0,
         config_json: config_json.to_owned(),
     };
-    let mut number = 0_u32;
-    let mut volume_name = || {
-        number += 1;
-        Name::try_from(format!("volume-{number}")).map_err(|error| tonic::Status::internal(error.to_string()))
-    };
     let name = Name::try_from(spec.name.as_str()).or_else(|_| Name::try_from("web")).ok()?;
     let resolv_conf = "nameserver 10.0.2.3\n";
-    let mut around = spec::Surroundings { image: &image, name, resolv_conf, volume_name: &mut volume_name };
-    let (definition, _warnings) = spec::definition(&spec, &mut around).ok()?;
+    let around = spec::Surroundings { image: &image, name, resolv_conf };
+    let (definition, _warnings) = spec::definition(&spec, &around).ok()?;
     assert_eq!(spec::from_labels(&definition.labels).as_ref(), Some(&spec), "`inspect` shows what was asked for");
     Some(definition)
 }

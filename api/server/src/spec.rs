@@ -35,8 +35,6 @@ pub(crate) struct Surroundings<'a> {
     pub name: Name,
     /// Content of the host's resolv.conf.
     pub resolv_conf: &'a str,
-    /// Makes names of nameless volumes.
-    pub volume_name: &'a mut (dyn FnMut() -> Result<Name, Status> + Send),
 }
 
 fn invalid(text: String) -> Status {
@@ -47,10 +45,7 @@ fn invalid(text: String) -> Status {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` that names the field and the remedy.
-pub(crate) fn definition(
-    spec: &ContainerSpec,
-    around: &mut Surroundings<'_>,
-) -> Result<(Definition, Vec<String>), Status> {
+pub(crate) fn definition(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<(Definition, Vec<String>), Status> {
     let image = byre_spec::read_image_config(&around.image.config_json)
         .map_err(|error| invalid(format!("image {}: {error}", spec.image)))?;
     let replaced = spec.clear_entrypoint || !spec.entrypoint.is_empty();
@@ -83,7 +78,7 @@ pub(crate) fn definition(
     }
     generated_files(&mut launch.mounts, spec, &hostname, around.resolv_conf)?;
     launch.hostname = Some(hostname);
-    volumes(&mut launch.mounts, spec, &image, around.volume_name)?;
+    volumes(&mut launch.mounts, spec, &image)?;
 
     let restart = spec.restart.unwrap_or_default();
     let policy = proto::RestartPolicy::try_from(restart.policy).map_err(|_| {
@@ -289,12 +284,7 @@ fn generated_files(
     Ok(())
 }
 
-fn volumes(
-    mounts: &mut Vec<Mount>,
-    spec: &ContainerSpec,
-    image: &ImageConfig,
-    volume_name: &mut dyn FnMut() -> Result<Name, Status>,
-) -> Result<(), Status> {
+fn volumes(mounts: &mut Vec<Mount>, spec: &ContainerSpec, image: &ImageConfig) -> Result<(), Status> {
     let mut wanted: Vec<proto::VolumeMount> = spec.volumes.clone();
     for target in &image.volumes {
         let target = target.trim_end_matches('/');
@@ -302,7 +292,7 @@ fn volumes(
             wanted.push(proto::VolumeMount { target: target.to_owned(), ..proto::VolumeMount::default() });
         }
     }
-    for volume in wanted {
+    for (number, volume) in (0..).zip(wanted) {
         if !volume.target.starts_with('/') || volume.target == "/" {
             return Err(invalid(format!(
                 "volumes: target {:?} must be an absolute path below the root",
@@ -320,7 +310,7 @@ fn volumes(
             }
             (MountSource::Tmpfs { size_bytes: volume.tmpfs_size_bytes, mode: 0o1777 }, no_suid_no_dev)
         } else if volume.source.is_empty() {
-            (MountSource::Volume(volume_name()?), no_suid_no_dev)
+            (MountSource::OwnVolume(number), no_suid_no_dev)
         } else if volume.source.starts_with('/') {
             let options = MountOptions { recursive: true, ..no_suid_no_dev };
             (MountSource::Bind { path: volume.source, recursive: true }, options)

@@ -20,16 +20,10 @@ const NGINX: &str = r#"{"architecture":"amd64","config":{"User":"","Env":["PATH=
     "Cmd":["nginx","-g"],"WorkingDir":"srv","Volumes":{"/data/":{}},"StopSignal":"SIGQUIT","Labels":null},"rootfs":{}}"#;
 
 fn made(spec: &ContainerSpec, config: &str) -> Result<Definition, Status> {
-    let mut number = 0;
-    let mut volume_name = || {
-        number += 1;
-        Ok(Name::try_from(format!("volume-{number}")).unwrap())
-    };
     let image = image(config);
     let name = Name::try_from("web").unwrap();
-    let mut around =
-        Surroundings { image: &image, name, resolv_conf: "nameserver 10.0.2.3\n", volume_name: &mut volume_name };
-    definition(spec, &mut around).map(|(definition, _)| definition)
+    let around = Surroundings { image: &image, name, resolv_conf: "nameserver 10.0.2.3\n" };
+    definition(spec, &around).map(|(definition, _)| definition)
 }
 
 fn spec() -> ContainerSpec {
@@ -45,7 +39,7 @@ fn an_image_is_run_as_its_configuration_says() {
     assert_eq!(process.cwd, "/srv");
     assert_eq!(made.stop.signal, 3);
     let volume = made.launch.mounts.iter().find(|mount| mount.target == "/data").unwrap();
-    assert!(matches!(&volume.source, MountSource::Volume(name) if name.as_str() == "volume-1"));
+    assert!(matches!(&volume.source, MountSource::OwnVolume(0)));
     assert!(matches!(&made.launch.root, Root::Layers { layers, read_only: false } if layers.len() == 2));
     assert!(process.no_new_privileges && made.launch.hostname.as_deref() == Some("web"));
 }

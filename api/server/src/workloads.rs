@@ -52,9 +52,8 @@ impl WorkloadsService {
             Ok(proto::NetworkMode::Unspecified | proto::NetworkMode::None) | Err(_) => String::new(),
         };
         let (definition, warnings) = {
-            let volume_name = &mut || random_name("volume-");
             let (name, resolv_conf) = (name.clone(), resolv_conf.as_str());
-            spec::definition(&spec, &mut spec::Surroundings { image: &image, name, resolv_conf, volume_name })?
+            spec::definition(&spec, &spec::Surroundings { image: &image, name, resolv_conf })?
         };
         let create = Ask::Create { definition: Box::new(definition), start: request.start };
         let answer = backend.control.call(create).await;
@@ -82,13 +81,6 @@ impl WorkloadsService {
 
 fn chosen_name(text: &str) -> Result<Name, Status> {
     Name::try_from(text).map_err(|error| Status::invalid_argument(format!("spec.name: {error}")))
-}
-
-fn random_name(prefix: &str) -> Result<Name, Status> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| Status::unavailable(format!("no random bytes: {error}; try again")))?;
-    let digits = u64::from_le_bytes(bytes);
-    Name::try_from(format!("{prefix}{digits:016x}")).map_err(|error| Status::internal(error.to_string()))
 }
 
 /// A name for a container that was given none: two words that can be said and typed, and a number against collisions.
@@ -369,6 +361,5 @@ mod tests {
         let one = made_up_name().unwrap();
         let differs = (0..8).any(|_| made_up_name().unwrap() != one);
         assert!(differs);
-        assert!(random_name("volume-").unwrap().as_str().len() <= 63);
     }
 }

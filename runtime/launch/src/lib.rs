@@ -84,7 +84,7 @@ pub struct Context<'a> {
     pub store_layers: &'a str,
     /// Directory where layers are mounted for all containers. Its mounts must be shared with copies of the namespace, or those pin them.
     pub shared_layers: &'a str,
-    /// Directory of the containers' own files: `<id>/upper` and `<id>/work`.
+    /// Directory of the containers' own files: `<id>/upper`, `<id>/work` and `<id>/volumes/<number>`.
     pub containers: &'a str,
     /// Directory of the volumes.
     pub volumes: &'a str,

@@ -48,12 +48,13 @@ pub(crate) fn assemble(
 }
 
 /// `<containers>/<id>`, made if this is the first start.
-fn own_directory(containers: BorrowedFd<'_>, context: &Context<'_>) -> Result<OwnedFd, Failure> {
+pub(crate) fn own_directory(containers: BorrowedFd<'_>, context: &Context<'_>) -> Result<OwnedFd, Failure> {
     let id = context.id.to_string();
     make_directory(containers, &id, 0o700)
 }
 
-fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd, Failure> {
+/// A directory that is made if it is missing.
+pub(crate) fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd, Failure> {
     let step = "make container's directory";
     match mkdirat(parent, name, Mode::from_raw_mode(mode)) {
         Ok(()) | Err(Errno::EXIST) => {}

@@ -291,7 +291,8 @@ fn mounts(mounts: &[Mount]) -> Result<(), Refusal> {
             | MountSource::Mqueue
             | MountSource::Devpts
             | MountSource::Devices
-            | MountSource::Volume(_) => {}
+            | MountSource::Volume(_)
+            | MountSource::OwnVolume(_) => {}
             MountSource::Tmpfs { size_bytes: _, mode } => {
                 if *mode > 0o7777 {
                     return Err(Refusal::new(field("source.mode"), format!("{mode:#o} is no mode"), "use 0 to 0o7777"));

@@ -338,6 +338,8 @@ pub enum MountSource {
     Volume(crate::name::Name),
     /// A small read-only file with this content, owned by the workload's root: hosts, hostname, resolv.conf.
     GeneratedFile(String),
+    /// The workload's own volume of this number, which is removed with the workload; otherwise as [`Self::Volume`].
+    OwnVolume(u16),
 }
 
 /// Flags of one mount.

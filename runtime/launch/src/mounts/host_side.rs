@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use byre_plan::{LaunchRequest, Mount, MountSource, Name, Namespace};
+use byre_plan::{LaunchRequest, Mount, MountSource, Namespace};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, mkdirat, mknodat, openat, openat2, symlinkat,
 };
@@ -15,6 +15,7 @@ use super::{Scratch, apply_options, attributes, clone_tree, detached};
 use crate::Context;
 use crate::ids::Ids;
 use crate::report::{Failure, Step};
+use crate::rootfs;
 use crate::sys::{MountAttributes, mount_setattr};
 
 /// The default devices: name, major, minor.
@@ -132,7 +133,14 @@ impl Maker<'_> {
             MountSource::GeneratedFile(content) => self.generated(mount, content)?,
             MountSource::Devices => devices(mount, self.ids)?,
             MountSource::Volume(name) => {
-                let (made, is_new) = volume(self.context, name, mount, self.ids)?;
+                let volumes = directory(self.context.volumes)?;
+                let (made, is_new) = volume(volumes.as_fd(), name.as_str(), mount, self.ids)?;
+                return Ok((Some(made), is_new));
+            }
+            MountSource::OwnVolume(number) => {
+                let own = rootfs::own_directory(directory(self.context.containers)?.as_fd(), self.context)?;
+                let volumes = rootfs::make_directory(own.as_fd(), "volumes", 0o700)?;
+                let (made, is_new) = volume(volumes.as_fd(), &number.to_string(), mount, self.ids)?;
                 return Ok((Some(made), is_new));
             }
             MountSource::Sysfs => {
@@ -247,17 +255,20 @@ fn devices(mount: &Mount, ids: &Ids) -> Result<OwnedFd, Failure> {
 }
 
 /// A named volume, made if it is missing, seen through the workload's id map so that its ids on disk begin at 0.
-fn volume(context: &Context<'_>, name: &Name, mount: &Mount, ids: &Ids) -> Result<(OwnedFd, bool), Failure> {
-    let step = "open volume";
+fn directory(path: &str) -> Result<OwnedFd, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let volumes = openat(CWD, context.volumes, flags, Mode::empty()).step(step, context.volumes)?;
-    let is_new = match mkdirat(&volumes, name.as_str(), Mode::from_raw_mode(0o755)) {
+    openat(CWD, path, flags, Mode::empty()).step("open volume", path)
+}
+
+fn volume(volumes: BorrowedFd<'_>, name: &str, mount: &Mount, ids: &Ids) -> Result<(OwnedFd, bool), Failure> {
+    let step = "open volume";
+    let is_new = match mkdirat(volumes, name, Mode::from_raw_mode(0o755)) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
-        Err(errno) => return Err(Failure::new("make volume", name.as_str(), errno)),
+        Err(errno) => return Err(Failure::new("make volume", name, errno)),
     };
-    let made = clone_tree(volumes.as_fd(), name.as_str(), false).step(step, name.as_str())?;
-    ids.apply_to(made.as_fd()).step("map ids of volume", name.as_str())?;
-    apply_options(made.as_fd(), mount.options, false).step(step, name.as_str())?;
+    let made = clone_tree(volumes, name, false).step(step, name)?;
+    ids.apply_to(made.as_fd()).step("map ids of volume", name)?;
+    apply_options(made.as_fd(), mount.options, false).step(step, name)?;
     Ok((made, is_new))
 }

@@ -26,7 +26,11 @@ pub(crate) fn make(mount: &Mount) -> Result<OwnedFd, Failure> {
             }
             detached("tmpfs", &settings, attributes)
         }
-        MountSource::Devices | MountSource::Bind { .. } | MountSource::Volume(_) | MountSource::GeneratedFile(_) => {
+        MountSource::Devices
+        | MountSource::Bind { .. }
+        | MountSource::Volume(_)
+        | MountSource::OwnVolume(_)
+        | MountSource::GeneratedFile(_) => {
             Err(Failure::new("mount", format!("{}: not made on the host side", mount.target), Errno::INVAL))
         }
     }

@@ -287,6 +287,10 @@ fn volumes(bench: &Bench) {
     request.mounts.push(mount("/data", MountSource::Volume("kept".try_into().unwrap())));
     assert_eq!(bench.run(request.clone()).output(), "from image\n0\n");
     assert_eq!(bench.run(request).output(), "from image\nmore\n0\n");
+    let mut own = container(vec![image], "cat /data/inner/file; echo more >> /data/inner/file");
+    own.mounts.push(mount("/data", MountSource::OwnVolume(3)));
+    assert_eq!(bench.run(own.clone()).output(), "from image\n");
+    assert_eq!(bench.run(own).output(), "from image\nmore\n");
     // On disk the ids begin at 0, whatever range a container has.
     let status = std::fs::metadata(bench.files.path().join("volumes/kept/inner/file")).unwrap();
     assert_eq!(status.uid(), 0);

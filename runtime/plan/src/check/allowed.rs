@@ -156,6 +156,7 @@ fn mount(index: usize, mount: &Mount, policy: &Policy) -> Result<(), Refusal> {
         | MountSource::Devices
         | MountSource::Tmpfs { .. }
         | MountSource::Volume(_)
+        | MountSource::OwnVolume(_)
         | MountSource::GeneratedFile(_) => {}
     }
     Ok(())

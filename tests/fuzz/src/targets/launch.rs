@@ -123,7 +123,8 @@ fn within_bounds(request: &LaunchRequest) {
             | MountSource::Devpts
             | MountSource::Devices
             | MountSource::Tmpfs { .. }
-            | MountSource::Volume(_) => {}
+            | MountSource::Volume(_)
+            | MountSource::OwnVolume(_) => {}
         }
     }
     for path in request.masked_paths.iter().chain(&request.read_only_paths) {
