@@ -1,8 +1,11 @@
 //! The system calls that neither nix nor rustix has in the form PID 1 needs. All `unsafe` of the supervisor is here or names a
 //! descriptor that was inherited.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::io::Errno;
 
 /// NETLINK_KOBJECT_UEVENT.
@@ -17,7 +20,7 @@ fn last_errno() -> Errno {
 }
 
 /// Sends a signal by number, real-time ones included, to the process a pidfd stands for.
-pub(crate) fn pidfd_send_signal(pidfd: &OwnedFd, signal: u8) -> Result<(), Errno> {
+pub(crate) fn pidfd_send_signal(pidfd: &impl AsFd, signal: u8) -> Result<(), Errno> {
     // SAFETY: the call takes a valid descriptor, a number, a null siginfo and no flags; it writes no memory.
     let result = unsafe {
         libc::syscall(
@@ -124,4 +127,76 @@ pub(crate) fn grow_mounted_ext4(at: &std::path::Path, bytes: u64) -> Result<(), 
     // SAFETY: the ioctl reads one u64 that lives through the call.
     let result = unsafe { libc::ioctl(directory.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) };
     check(libc::c_long::from(result)).map(|_| ()).map_err(failed)
+}
+
+/// Whether a number is an open descriptor.
+pub(crate) fn is_open(number: RawFd) -> bool {
+    // SAFETY: asks about a number; a closed one is an error.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+/// Takes ownership of a descriptor that was open when this program began, and makes it close-on-exec. Only for the one list of those
+/// descriptors, which gives each away once.
+pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: sets a flag of a number; a closed one is an error.
+    check(libc::c_long::from(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }))?;
+    // SAFETY: it is open, it was before this program opened anything, and the caller gives each such number away once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sets or clears close-on-exec of a descriptor that is about to be passed on. Async-signal-safe.
+pub(crate) fn set_close_on_exec(number: RawFd, on: bool) {
+    // SAFETY: sets a flag of a number; a closed one is an error, which the program that follows finds.
+    unsafe { libc::fcntl(number, libc::F_SETFD, if on { libc::FD_CLOEXEC } else { 0 }) };
+}
+
+/// Executes an open program in place of this one; returns only the kernel's refusal.
+pub(crate) fn execute(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> Errno {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both lists end with a null and their strings live through the call; the path is empty and the descriptor open.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    last_errno()
+}
+
+/// This process' environment, for a program that follows.
+pub(crate) fn environment() -> Vec<CString> {
+    let entry = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok()
+    };
+    std::env::vars_os().filter_map(entry).collect()
+}
+
+/// Blocks every signal that can wait; returns the mask from before.
+pub(crate) fn block_signals() -> SigSet {
+    let mut before = SigSet::empty();
+    // Fails for an invalid request only.
+    let mut waiting = SigSet::all();
+    // A blocked crash is not rescued: the kernel ends the process.
+    [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGABRT, Signal::SIGILL, Signal::SIGFPE]
+        .into_iter()
+        .for_each(|crash| waiting.remove(crash));
+    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&waiting), Some(&mut before));
+    before
+}
+
+/// Sets the mask that [`block_signals`] returned.
+pub(crate) fn restore_signals(mask: &SigSet) {
+    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None);
+}
+
+/// Lets every signal come.
+pub(crate) fn unblock_signals() {
+    restore_signals(&SigSet::empty());
 }

@@ -5,6 +5,7 @@
 
 pub mod credentials;
 pub mod ctl;
+pub mod gdb;
 pub mod kvm;
 pub mod node;
 pub mod oci;

@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// End all workloads in order, then switch the machine off
     #[command(visible_alias = "poweroff")]
     Shutdown(ConfirmArgs),
+    /// The system's own programs
+    #[command(subcommand)]
+    System(SystemCommand),
     /// Show the versions of this program and of the node
     Version,
     /// The nodes this program knows by name
@@ -354,6 +357,12 @@ pub(crate) enum ServicesCommand {
     Restart(Names),
     /// Show a service's output
     Logs(LogsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemCommand {
+    /// Replace the running program of PID 1, while everything goes on
+    Reexec,
 }
 
 #[derive(Debug, Args)]

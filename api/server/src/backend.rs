@@ -224,6 +224,7 @@ impl Backend {
             | Reply::ExecStarted { .. }
             | Reply::Input { .. }
             | Reply::Descriptor
+            | Reply::Reexecuted { .. }
             | Reply::Refused(_) => Err(ControlError::Unexpected.into()),
         }
     }
@@ -294,6 +295,7 @@ fn detail(answer: Answer) -> Result<Box<Detail>, Status> {
         | Reply::Input { .. }
         | Reply::Descriptor
         | Reply::Explained(_)
+        | Reply::Reexecuted { .. }
         | Reply::Refused(_) => Err(ControlError::Unexpected.into()),
     }
 }

@@ -241,7 +241,8 @@ impl Control {
             | Reply::Inspected(_)
             | Reply::Input { .. }
             | Reply::Explained(_)
-            | Reply::Descriptor) => Ok(Answer { reply, descriptors, ended: None }),
+            | Reply::Descriptor
+            | Reply::Reexecuted { .. }) => Ok(Answer { reply, descriptors, ended: None }),
         };
         drop(table);
         if pending.caller.send(answer).is_err()

@@ -84,7 +84,7 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         "Workloads/Create" | "Workloads/Start" | "Workloads/Stop" | "Workloads/Restart" | "Workloads/Kill"
         | "Workloads/Remove" | "Workloads/Attach" | "Workloads/Exec" | "Workloads/CopyIn" | "Workloads/CopyOut"
         | "Images/Load" | "Images/RemoveImage" | "Images/PruneImages" => Role::Operator,
-        "Node/Shutdown" | "Identity/GetSigningRequest" | "Identity/InstallCertificate" => Role::Admin,
+        "Node/Shutdown" | "Node/Reexec" | "Identity/GetSigningRequest" | "Identity/InstallCertificate" => Role::Admin,
         _ => return None,
     })
 }
@@ -176,7 +176,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(methods, 28);
+        assert_eq!(methods, 29);
         assert_eq!(needed_role("/byre.node.v1.Workloads/Unheard"), None);
         assert_eq!(needed_role("/other.Service/List"), None);
         assert_eq!(needed_role(""), None);

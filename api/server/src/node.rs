@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use byre_api::proto;
 use byre_api::proto::node_server::Node;
-use byre_protocol::control::{Request as Ask, ShutdownAction};
+use byre_protocol::control::{Reply, Request as Ask, ShutdownAction};
 use byre_protocol::definition::Kind;
 use byre_protocol::status::{Cause, State, Summary, Why};
 use futures::Stream;
@@ -25,6 +25,7 @@ use crate::gate::Peer;
 /// Longest record of /dev/kmsg, as the kernel has it (CONSOLE_EXT_LOG_MAX).
 const RECORD_BYTES: usize = 8192;
 
+const REEXEC: Change = Change { method: "Node/Reexec", frees_space: false };
 const SHUTDOWN: Change = Change { method: "Node/Shutdown", frees_space: true };
 
 /// Versions of the system.
@@ -196,6 +197,28 @@ impl Node for NodeService {
         let result = self.backend.control.call(Ask::Shutdown { action }).await.map_err(Status::from);
         entry.done(result).await?;
         Ok(Response::new(proto::ShutdownResponse {}))
+    }
+
+    async fn reexec(&self, request: Request<proto::ReexecRequest>) -> Result<Response<proto::ReexecResponse>, Status> {
+        let peer = Peer::of(request.extensions())?;
+        let entry = self.backend.audit.asked(&peer, REEXEC, "")?;
+        let result = match self.backend.control.call(Ask::Reexec).await.map(|answer| answer.reply) {
+            Ok(Reply::Reexecuted { gap_us }) => Ok(Duration::from_micros(gap_us)),
+            Ok(
+                Reply::Done
+                | Reply::Created { .. }
+                | Reply::Page { .. }
+                | Reply::Inspected(_)
+                | Reply::ExecStarted { .. }
+                | Reply::Input { .. }
+                | Reply::Descriptor
+                | Reply::Explained(_)
+                | Reply::Refused(_),
+            ) => Err(ControlError::Unexpected.into()),
+            Err(error) => Err(error.into()),
+        };
+        let gap = entry.done(result).await?;
+        Ok(Response::new(proto::ReexecResponse { gap: gap.try_into().ok() }))
     }
 }
 

@@ -74,6 +74,7 @@ impl WorkloadsService {
             | Reply::Input { .. }
             | Reply::Descriptor
             | Reply::Explained(_)
+            | Reply::Reexecuted { .. }
             | Reply::Refused(_) => Err(ControlError::Unexpected.into()),
         }
     }

@@ -130,6 +130,7 @@ async fn all_methods(channel: Channel) -> Vec<(&'static str, Role, Code)> {
     call!(node.get_node(proto::GetNodeRequest {}), Reader);
     call!(node.kernel_log(proto::KernelLogRequest::default()), Reader);
     call!(node.shutdown(proto::ShutdownRequest::default()), Admin);
+    call!(node.reexec(proto::ReexecRequest {}), Admin);
     call!(identity.get_signing_request(proto::GetSigningRequestRequest {}), Admin);
     call!(identity.install_certificate(proto::InstallCertificateRequest::default()), Admin);
     codes
@@ -152,7 +153,7 @@ async fn every_role_may_do_exactly_what_it_may() {
     let recorded = records(machine.directory.path());
     assert!(recorded.iter().all(|line| line["role"] != "reader"), "a refused call changes nothing");
     let by = |method: &str| recorded.iter().filter(|line| line["method"] == method && line["phase"] == "done").count();
-    assert_eq!((by("Workloads/Start"), by("Images/PruneImages"), by("Node/Shutdown")), (2, 2, 1));
+    assert_eq!((by("Workloads/Start"), by("Images/PruneImages"), by("Node/Shutdown"), by("Node/Reexec")), (2, 2, 1, 1));
 }
 
 #[tokio::test]

@@ -136,6 +136,7 @@ impl Init {
                 | Request::CloseInput { .. }
                 | Request::OpenKernelLog
                 | Request::Shutdown { .. }
+                | Request::Reexec
                 | Request::Recorded { .. }
                 | Request::RecordFailed { .. }
                 | Request::Replay(_)

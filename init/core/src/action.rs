@@ -98,4 +98,6 @@ pub enum Action {
     Say(String),
     /// Sync, unmount and end the machine.
     Finish(ShutdownAction),
+    /// Replace this program by the one of the running root, then tell.
+    Reexec,
 }

@@ -92,6 +92,7 @@ impl Core {
             Event::FilesRemoved { id, removed } => self.files_removed(id, removed),
             Event::Tick => {}
             Event::ShutdownAsked(action) => self.shutdown_asked(action),
+            Event::Reexecuted(how) => self.reexecuted(how),
             Event::Rescued(rescued) => self.rescue(*rescued),
         }
         self.tick();
@@ -303,6 +304,9 @@ impl Core {
                 }
                 Some(Await::Down(_)) => {
                     refused(RefusedCode::WrongState, "it still has a process, which is being ended")
+                }
+                Some(Await::Reexec) => {
+                    refused(RefusedCode::WrongState, "PID 1 is not replaced yet; the kernel's log says how it ends")
                 }
                 Some(Await::Gone(_)) => refused(RefusedCode::WrongState, "it is not all gone yet; its removal goes on"),
             };

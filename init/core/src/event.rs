@@ -139,6 +139,20 @@ pub enum Event {
     Tick,
     /// The power button, Ctrl-Alt-Del or a signal asks for the end.
     ShutdownAsked(ShutdownAction),
+    /// The program was replaced, or was not.
+    Reexecuted(Reexecuted),
     /// PID 1 begins anew after a crash; in place of [`Event::Boot`].
     Rescued(Box<crate::rescue::Rescued>),
+}
+
+/// How a replacement of the program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reexecuted {
+    /// The new program has taken over.
+    Done {
+        /// For how long nobody served.
+        gap_us: u64,
+    },
+    /// The old one goes on, and this is why.
+    Refused(String),
 }

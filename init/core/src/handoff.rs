@@ -153,6 +153,7 @@ enum AwaitRecord {
     Running(WorkloadId),
     Down(WorkloadId),
     Gone(WorkloadId),
+    Reexec,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -394,6 +395,7 @@ impl AwaitRecord {
             Await::Running(id) => Self::Running(id),
             Await::Down(id) => Self::Down(id),
             Await::Gone(id) => Self::Gone(id),
+            Await::Reexec => Self::Reexec,
         }
     }
 
@@ -403,6 +405,7 @@ impl AwaitRecord {
             Self::Running(id) => Await::Running(id),
             Self::Down(id) => Await::Down(id),
             Self::Gone(id) => Await::Gone(id),
+            Self::Reexec => Await::Reexec,
         }
     }
 }

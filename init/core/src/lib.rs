@@ -39,6 +39,7 @@ mod handoff;
 mod lifecycle;
 mod pending;
 mod probes;
+mod reexec;
 mod requests;
 mod rescue;
 mod shutdown;
@@ -48,7 +49,7 @@ mod workload;
 
 pub use action::{Action, Attachment};
 pub use core::Core;
-pub use event::{Boot, CallContext, ChannelId, Event, ExecId, ExitStatus, LaunchOutcome, Subject};
+pub use event::{Boot, CallContext, ChannelId, Event, ExecId, ExitStatus, LaunchOutcome, Reexecuted, Subject};
 pub use execs::Exec;
 pub use handoff::TakeOverError;
 pub use rescue::{Alive, Known, Rescued, Stray, UNKNOWN};

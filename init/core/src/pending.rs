@@ -26,6 +26,8 @@ pub(crate) enum Await {
     Down(WorkloadId),
     /// The workload's files are gone.
     Gone(WorkloadId),
+    /// The program is replaced.
+    Reexec,
 }
 
 /// Who asked.

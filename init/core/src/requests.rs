@@ -42,7 +42,8 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::OpenKernelLog
         | Request::Subscribe
         | Request::ReleaseLayers
-        | Request::Shutdown { .. } => role == Role::Api,
+        | Request::Shutdown { .. }
+        | Request::Reexec => role == Role::Api,
         Request::Recorded { .. } | Request::RecordFailed { .. } | Request::Replay(_) | Request::ReplayEnd => {
             role == Role::State
         }
@@ -110,6 +111,7 @@ impl Core {
                 self.answer(caller, Reply::Done, Attachment::None);
                 self.shutdown_asked(action);
             }
+            Request::Reexec => self.reexec_asked(caller),
             Request::Recorded { record } => self.recorded(record),
             Request::RecordFailed { record, text } => self.record_failed(record, &text),
             Request::Replay(record) => self.replay(*record),

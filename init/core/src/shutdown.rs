@@ -32,12 +32,6 @@ impl Ending {
 }
 
 impl Core {
-    /// How the machine is about to end, if it is.
-    #[must_use]
-    pub fn ending(&self) -> Option<ShutdownAction> {
-        self.ending.as_ref().map(|ending| ending.action)
-    }
-
     pub(crate) fn shutdown_asked(&mut self, action: ShutdownAction) {
         if self.ending.is_some() {
             return;

@@ -125,6 +125,9 @@ pub enum Request {
         /// How.
         action: ShutdownAction,
     },
+    /// Role api: replace the running program of PID 1 by that of the running root. Answered by the new one with [`Reply::Reexecuted`], or by the
+    /// old one with [`Reply::Refused`].
+    Reexec,
     /// Role state: this record is on disk.
     Recorded {
         /// The notice's number.
@@ -217,6 +220,11 @@ pub enum Reply {
     },
     /// Carries one descriptor.
     Descriptor,
+    /// PID 1's program was replaced.
+    Reexecuted {
+        /// For how long it did not serve, in microseconds.
+        gap_us: u64,
+    },
     /// It is not so.
     Refused(Refused),
     /// The chain of causes, from what was asked about to the oldest cause; never empty.

@@ -218,7 +218,8 @@ impl<'a> World<'a> {
             | Action::OfferLogs { .. }
             | Action::Sweep
             | Action::ReleaseLayers
-            | Action::Say(_) => {}
+            | Action::Say(_)
+            | Action::Reexec => {}
         }
     }
 

@@ -30,6 +30,7 @@ impl Supervisor {
             Action::Forget { id } => self.forget(id),
             Action::Say(line) => self.say(&line),
             Action::Finish(action) => self.finish(action),
+            Action::Reexec => self.reexec(),
         }
     }
 

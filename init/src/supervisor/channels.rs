@@ -14,39 +14,70 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::Supervisor;
-use super::sources::{Source, Token};
+use super::sources::{Source, Sources, Token};
 
 /// Calls of one channel served in one wake-up, so that a flood on one channel does not starve the others.
 const CALLS_PER_WAKE_UP: usize = 16;
 /// Answers that a service may leave unread before its further calls are left unread, too.
 const UNREAD_ANSWERS: usize = 64;
 /// Messages and bytes queued for a service before it is cut off: a list of every workload, or all of them ending at once.
-const QUEUED_MESSAGES: usize = 8192;
+pub(crate) const QUEUED_MESSAGES: usize = 8192;
 /// See [`QUEUED_MESSAGES`].
 const QUEUED_BYTES: usize = 32 << 20;
 /// Socket buffer of each end.
 const SOCKET_BYTES: usize = 1 << 20;
 
-struct Channel {
-    fd: OwnedFd,
+pub(crate) struct Channel {
+    pub(crate) fd: OwnedFd,
     token: Token,
-    workload: WorkloadId,
-    queue: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    pub(crate) workload: WorkloadId,
+    pub(crate) queue: VecDeque<Message>,
     queued_bytes: usize,
     interest: EventFlags,
 }
 
+/// A message that was not sent yet, and the descriptor that goes with it.
+type Message = (Vec<u8>, Option<OwnedFd>);
+
 /// All channels.
 pub(crate) struct Channels {
-    open: BTreeMap<ChannelId, Channel>,
-    next: u64,
-    buffer: Vec<u8>,
+    pub(crate) open: BTreeMap<ChannelId, Channel>,
+    pub(crate) next: u64,
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl Channels {
     pub(crate) fn new() -> Self {
         Self { open: BTreeMap::new(), next: 1, buffer: vec![0; MESSAGE_BYTES] }
     }
+
+    /// Takes over a channel from the program before, with what its service has not read yet.
+    pub(crate) fn take(
+        &mut self,
+        id: ChannelId,
+        workload: WorkloadId,
+        fd: OwnedFd,
+        queue: VecDeque<Message>,
+        sources: &mut Sources,
+    ) -> Result<(), Errno> {
+        let interest = interest(queue.len());
+        let token = sources.add(fd.as_fd(), Source::Channel(id), interest)?;
+        let queued_bytes = queue.iter().map(|(bytes, _)| bytes.len()).fold(0, usize::saturating_add);
+        self.open.insert(id, Channel { fd, token, workload, queue, queued_bytes, interest });
+        Ok(())
+    }
+}
+
+/// What to wait for on a channel with so many messages queued.
+fn interest(queued: usize) -> EventFlags {
+    let mut interest = EventFlags::empty();
+    if queued <= UNREAD_ANSWERS {
+        interest |= EventFlags::IN;
+    }
+    if queued > 0 {
+        interest |= EventFlags::OUT;
+    }
+    interest
 }
 
 enum Sent {
@@ -157,13 +188,7 @@ impl Supervisor {
 
     fn update_interest(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.open.get_mut(&id) else { return };
-        let mut interest = EventFlags::empty();
-        if channel.queue.len() <= UNREAD_ANSWERS {
-            interest |= EventFlags::IN;
-        }
-        if !channel.queue.is_empty() {
-            interest |= EventFlags::OUT;
-        }
+        let interest = interest(channel.queue.len());
         if interest != channel.interest {
             channel.interest = interest;
             self.sources.modify(channel.fd.as_fd(), &channel.token, interest);

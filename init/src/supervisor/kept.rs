@@ -3,35 +3,48 @@
 use std::os::fd::OwnedFd;
 
 use byre_core::ChannelId;
+use byre_plan::WorkloadId;
 
 use super::sources::Token;
+use crate::index::{Listed, Role, Use};
 
 /// A pipe of which PID 1 holds both ends, so that a restart on either side loses nothing.
 #[derive(Debug)]
 pub(crate) struct Pipe {
-    pub(crate) reader: OwnedFd,
-    pub(crate) writer: OwnedFd,
+    pub(crate) reader: Listed,
+    pub(crate) writer: Listed,
 }
 
 impl Pipe {
-    pub(crate) fn new() -> Result<Self, rustix::io::Errno> {
+    /// A new one for this workload, whose ends have these roles.
+    pub(crate) fn new(id: WorkloadId, (reading, writing): (Role, Role)) -> Result<Self, rustix::io::Errno> {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        Ok(Self { reader, writer })
+        Ok(Self {
+            reader: Listed::new(reader, Use::of(reading, id)),
+            writer: Listed::new(writer, Use::of(writing, id)),
+        })
     }
 }
+
+/// Roles of the ends of each of a workload's pipes.
+pub(crate) const STDIN: (Role, Role) = (Role::StdinReader, Role::StdinWriter);
+/// See [`STDIN`].
+pub(crate) const STDOUT: (Role, Role) = (Role::StdoutReader, Role::StdoutWriter);
+/// See [`STDIN`].
+pub(crate) const STDERR: (Role, Role) = (Role::StderrReader, Role::StderrWriter);
 
 /// A workload's standard input, while somebody may still write to it.
 #[derive(Debug)]
 pub(crate) struct Input {
-    pub(crate) reader: OwnedFd,
+    pub(crate) reader: Listed,
     /// `None` once a client has said that nothing more comes.
-    pub(crate) writer: Option<OwnedFd>,
+    pub(crate) writer: Option<Listed>,
 }
 
 /// A descriptor in the epoll.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Listed,
     pub(crate) token: Token,
 }
 
@@ -42,7 +55,7 @@ pub(crate) struct Kept {
     pub(crate) stderr: Option<Pipe>,
     pub(crate) stdin: Option<Input>,
     /// The present run's terminal.
-    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) terminal: Option<Listed>,
     pub(crate) run: Option<KeptRun>,
 }
 

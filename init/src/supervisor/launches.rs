@@ -16,6 +16,7 @@ use super::kept::{Kept, KeptExec, KeptRun, Watched};
 use super::listeners::{self, GrantError};
 use super::setup::Environment;
 use super::sources::Source;
+use crate::index::{Listed, Role, Use};
 
 /// Below it, one socket for each service that says when it is ready.
 pub(super) const NOTIFY_DIRECTORY: &str = "/run/byre/notify";
@@ -78,11 +79,8 @@ struct Granted {
 impl Environment {
     /// Below which cgroup a workload's own lies, and its name there.
     pub(super) fn cgroup_of(&self, workload: &Workload) -> (&OwnedFd, String) {
-        if workload.is_built_in() {
-            (&self.services_cgroup, workload.definition().name.to_string())
-        } else {
-            (&self.workloads_cgroup, workload.id().to_string())
-        }
+        let tree = if workload.is_built_in() { &self.services_cgroup } else { &self.workloads_cgroup };
+        (tree, workload.cgroup_name())
     }
 
     pub(super) fn context<'a>(
@@ -150,14 +148,14 @@ impl Supervisor {
         let token =
             self.sources.add(child.report.as_fd(), Source::Report(subject), EventFlags::RDHUP).map_err(at("epoll"))?;
         if let Some(run) = self.kept.get_mut(&id).and_then(|kept| kept.run.as_mut()) {
-            run.report = Some(Watched { fd: child.report, token });
+            run.report = Some(Watched { fd: Listed::new(child.report, Use::passing()), token });
         }
         Ok(())
     }
 
     fn grant(&mut self, id: WorkloadId, definition: &Definition) -> Result<Granted, LaunchError> {
         let mut granted = Granted { named: Vec::new(), channel: None, notify: None };
-        for grant in &definition.grants {
+        for (number, grant) in (0..).zip(&definition.grants) {
             match grant {
                 Grant::Control(role) => {
                     let (channel, theirs) = self.open_channel(id, *role).map_err(at("control channel"))?;
@@ -165,7 +163,7 @@ impl Supervisor {
                     granted.named.push(("control".to_owned(), theirs));
                 }
                 Grant::ListenUnix { .. } | Grant::ListenTcp { .. } => {
-                    granted.named.extend(self.listeners.duplicate(&definition.name, grant)?);
+                    granted.named.extend(self.listeners.duplicate(id, definition, number, grant)?);
                 }
                 Grant::KernelLog => {
                     granted.named.extend(listeners::open_kernel_log().map(|fd| ("kmsg".to_owned(), fd)))
@@ -180,8 +178,9 @@ impl Supervisor {
                 Principal::Name(_) => 0,
             };
             let socket = listeners::notify_socket(&format!("{NOTIFY_DIRECTORY}/{}", definition.name), uid)?;
-            let token = self.sources.add(socket.as_fd(), Source::Notify(id), EventFlags::IN).map_err(at("epoll"))?;
-            granted.notify = Some(Watched { fd: socket, token });
+            let fd = Listed::new(socket, Use::of(Role::Notify, id));
+            let token = self.sources.add(fd.as_fd(), Source::Notify(id), EventFlags::IN).map_err(at("epoll"))?;
+            granted.notify = Some(Watched { fd, token });
         }
         Ok(granted)
     }
@@ -210,7 +209,7 @@ impl Supervisor {
         self.processes.insert(child.stage_pid, Owner::Stage(subject));
         let token =
             self.sources.add(child.report.as_fd(), Source::Report(subject), EventFlags::RDHUP).map_err(at("epoll"))?;
-        let report = Some(Watched { fd: child.report, token });
+        let report = Some(Watched { fd: Listed::new(child.report, Use::passing()), token });
         self.execs.insert(exec, KeptExec { report, process: None, pid: 0, terminal: None });
         Ok(())
     }
@@ -285,12 +284,16 @@ impl Supervisor {
             }
         };
         self.processes.insert(pid, Owner::Main(subject));
-        let process = Some(Watched { fd: pidfd, token });
+        let is = match subject {
+            Subject::Workload { id, run } => Use { number: run, ..Use::of(Role::Process, id) },
+            Subject::Exec(_) => Use::of(Role::Exec, WorkloadId(0)),
+        };
+        let process = Some(Watched { fd: Listed::new(pidfd, is), token });
         match subject {
             Subject::Workload { id, .. } => {
                 let has_terminal = terminal.is_some();
                 if let Some(kept) = self.kept.get_mut(&id) {
-                    kept.terminal = terminal;
+                    kept.terminal = terminal.map(|fd| Listed::new(fd, Use::of(Role::Terminal, id)));
                     if let Some(run) = &mut kept.run {
                         run.process = process;
                         run.pid = pid;

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::OwnedFd;
 
-use byre_plan::Name;
-use byre_protocol::definition::Grant;
+use byre_plan::{Name, WorkloadId};
+use byre_protocol::definition::{Definition, Grant};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::index::{Listed, Role, Use};
 
 /// Connections that wait while a service restarts: more clients than that do not come within a restart's time.
 const BACKLOG: i32 = 128;
@@ -17,7 +19,7 @@ const BACKLOG: i32 = 128;
 /// Listening sockets by service and name.
 #[derive(Default)]
 pub(crate) struct Listeners {
-    open: BTreeMap<(Name, String), OwnedFd>,
+    pub(crate) open: BTreeMap<(Name, String), Listed>,
 }
 
 /// A grant that could not be made.
@@ -30,20 +32,40 @@ pub(crate) struct GrantError {
 
 impl Listeners {
     /// A duplicate of the listening socket of this grant, made at first use.
-    pub(crate) fn duplicate(&mut self, service: &Name, grant: &Grant) -> Result<Option<(String, OwnedFd)>, GrantError> {
+    pub(crate) fn duplicate(
+        &mut self,
+        id: WorkloadId,
+        service: &Definition,
+        number: u64,
+        grant: &Grant,
+    ) -> Result<Option<(String, OwnedFd)>, GrantError> {
         let (name, make): (&String, &dyn Fn() -> Result<OwnedFd, GrantError>) = match grant {
             Grant::ListenUnix { name, path, mode, uid, gid } => (name, &|| listen_unix(path, *mode, *uid, *gid)),
             Grant::ListenTcp { name, port } => (name, &|| listen_tcp(*port)),
             Grant::Control(_) | Grant::KernelLog | Grant::Directory { .. } => return Ok(None),
         };
-        let key = (service.clone(), name.clone());
+        let key = (service.name.clone(), name.clone());
         if !self.open.contains_key(&key) {
-            self.open.insert(key.clone(), make()?);
+            let is = Use { number, ..Use::of(Role::Listener, id) };
+            self.open.insert(key.clone(), Listed::new(make()?, is));
         }
-        let duplicate = self.open.get(&key).map(OwnedFd::try_clone);
+        let duplicate = self.open.get(&key).map(Listed::duplicate);
         match duplicate {
             Some(Ok(fd)) => Ok(Some((name.clone(), fd))),
             Some(Err(_)) | None => Err(GrantError { what: format!("listener {name}"), errno: Errno::MFILE }),
+        }
+    }
+}
+
+impl Listeners {
+    /// Takes one over after a crash, by its service's definition and the number of its grant there.
+    pub(crate) fn take(&mut self, service: &Definition, number: u64, fd: Listed) {
+        let grant = usize::try_from(number).ok().and_then(|number| service.grants.get(number));
+        match grant {
+            Some(Grant::ListenUnix { name, .. } | Grant::ListenTcp { name, .. }) => {
+                self.open.insert((service.name.clone(), name.clone()), fd);
+            }
+            Some(Grant::Control(_) | Grant::KernelLog | Grant::Directory { .. }) | None => {}
         }
     }
 }

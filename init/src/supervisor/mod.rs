@@ -7,12 +7,16 @@
 mod actions;
 mod channels;
 mod finish;
+mod handoff;
+mod inherited;
 mod kept;
 mod launches;
 mod listeners;
 mod outputs;
 mod power;
 mod reaper;
+mod reexec;
+mod rescue;
 mod setup;
 mod sources;
 mod tasks;
@@ -35,6 +39,9 @@ use sources::{Source, Sources};
 use tasks::Tasks;
 use watchdog::Watchdog;
 
+pub(crate) use reexec::dry_run;
+pub(crate) use rescue::UNHEALTHY;
+
 /// Events taken from the kernel in one wake-up; the rest waits for the next one.
 const EVENTS_PER_WAKE_UP: usize = 64;
 
@@ -55,23 +62,60 @@ pub(crate) struct Supervisor {
     /// Descriptors that came with the call that is being stepped.
     call_descriptors: Vec<OwnedFd>,
     finishing: Option<finish::Finishing>,
+    replacing: Option<reexec::Replacing>,
+    marks: rescue::Marks,
 }
 
 /// Runs the system until it ends. Returns only if it could not be set up.
 pub(crate) fn run() -> Result<std::convert::Infallible, setup::SetupError> {
-    let mut supervisor = setup::supervisor()?;
-    loop {
-        supervisor.drain_queue();
-        supervisor.arm_timer();
-        for source in supervisor.sources.wait(EVENTS_PER_WAKE_UP) {
-            supervisor.wake(source);
-            supervisor.drain_queue();
-        }
-        supervisor.watchdog.feed_if_due();
-    }
+    setup::supervisor()?.serve()
+}
+
+/// Goes on where the program before stopped: its state lies in the descriptor of this number.
+pub(crate) fn resume(number: &str) -> Result<std::convert::Infallible, handoff::ResumeError> {
+    reexec::resume(number.parse().unwrap_or(-1))?.serve()
+}
+
+/// Begins anew after a crash: the index of descriptors lies in the descriptor of this number.
+pub(crate) fn rescue(number: &str) -> Result<std::convert::Infallible, handoff::ResumeError> {
+    rescue::rescue(number.parse().unwrap_or(-1))?.serve()
 }
 
 impl Supervisor {
+    /// One that has nothing yet.
+    fn new(core: Core, environment: Environment, sources: Sources, watchdog: Watchdog) -> Self {
+        Self {
+            core,
+            environment,
+            sources,
+            channels: Channels::new(),
+            listeners: Listeners::default(),
+            kept: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            processes: Processes::new(),
+            tasks: Tasks::default(),
+            watchdog,
+            queue: VecDeque::new(),
+            call_descriptors: Vec::new(),
+            finishing: None,
+            replacing: None,
+            marks: rescue::Marks::new(),
+        }
+    }
+
+    fn serve<E>(mut self) -> Result<std::convert::Infallible, E> {
+        loop {
+            self.drain_queue();
+            self.reexec_if_ready();
+            self.arm_timer();
+            for source in self.sources.wait(EVENTS_PER_WAKE_UP) {
+                self.wake(source);
+                self.drain_queue();
+            }
+            self.watchdog.feed_if_due();
+        }
+    }
+
     /// One source has something to say.
     fn wake(&mut self, source: Source) {
         match source {
@@ -96,7 +140,9 @@ impl Supervisor {
 
     /// Lets the core decide about one event and carries the actions out.
     fn step(&mut self, event: Event) {
-        for action in self.core.step(event, setup::now()) {
+        let actions = self.core.step(event, setup::now());
+        self.keep_records();
+        for action in actions {
             self.carry_out(action);
         }
         self.call_descriptors.clear();
@@ -106,13 +152,15 @@ impl Supervisor {
         self.sources.timer_fired();
         self.queue.push_back(Event::Tick);
         self.check_finish_deadline();
+        self.check_reexec_deadline();
     }
 
     fn arm_timer(&mut self) {
         let core = self.core.next_deadline_boot_ms();
         let finish = self.finishing.as_ref().map(finish::Finishing::deadline_boot_ms);
         let watchdog = self.watchdog.next_feed_boot_ms();
-        let next = [core, finish, watchdog].into_iter().flatten().min();
+        let replacing = self.replacing.as_ref().and_then(reexec::Replacing::deadline_boot_ms);
+        let next = [core, finish, watchdog, replacing].into_iter().flatten().min();
         self.sources.arm_timer(next);
     }
 

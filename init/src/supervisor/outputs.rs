@@ -9,7 +9,7 @@ use byre_protocol::control::{FromInit, Notice, Stream};
 use byre_protocol::definition::Role;
 
 use super::Supervisor;
-use super::kept::{Input, Pipe};
+use super::kept::{Input, Pipe, STDERR, STDIN, STDOUT};
 
 impl Supervisor {
     /// Makes the pipes that a workload needs and has not got, and shows them to the log service.
@@ -20,7 +20,7 @@ impl Supervisor {
         let kept = self.kept.entry(id).or_default();
         if open_stdin && !terminal {
             // A run gets fresh input: what the last one left unread is nobody's.
-            let Pipe { reader, writer } = Pipe::new()?;
+            let Pipe { reader, writer } = Pipe::new(id, STDIN)?;
             kept.stdin = Some(Input { reader, writer: Some(writer) });
         }
         if terminal {
@@ -28,8 +28,8 @@ impl Supervisor {
             return Ok(());
         }
         if kept.stdout.is_none() {
-            kept.stdout = Some(Pipe::new()?);
-            kept.stderr = Some(Pipe::new()?);
+            kept.stdout = Some(Pipe::new(id, STDOUT)?);
+            kept.stderr = Some(Pipe::new(id, STDERR)?);
         }
         // The same pipe in a new run is news: what followed the last run ended with it.
         self.offer_outputs(id);
@@ -81,12 +81,12 @@ impl Supervisor {
             Attachment::None => None,
             Attachment::Input(id) => self.kept.get(&id).and_then(|kept| {
                 let fd = kept.terminal.as_ref().or(kept.stdin.as_ref().and_then(|input| input.writer.as_ref()))?;
-                fd.try_clone().ok()
+                fd.duplicate().ok()
             }),
             Attachment::ExecTerminal(exec) => self.execs.get_mut(&exec).and_then(|kept| kept.terminal.take()),
             Attachment::KernelLog => super::listeners::open_kernel_log(),
             Attachment::Process(id) => {
-                self.kept.get(&id).and_then(|kept| kept.run.as_ref()?.process.as_ref()?.fd.try_clone().ok())
+                self.kept.get(&id).and_then(|kept| kept.run.as_ref()?.process.as_ref()?.fd.duplicate().ok())
             }
         };
         self.send_with(channel, message, descriptor);

@@ -17,6 +17,7 @@ use super::Supervisor;
 use super::kept::Watched;
 use super::launches::Owner;
 use super::sources::Source;
+use crate::index::{Listed, Use};
 
 /// Children looked at in one wake-up: a storm of orphans must not keep PID 1 from its other work.
 const CHILDREN_PER_WAKE_UP: usize = 128;
@@ -146,7 +147,7 @@ impl Supervisor {
         let Ok(events) = rustix::fs::openat(&run.cgroup, "cgroup.events", flags, Mode::empty()) else { return };
         let Ok(token) = self.sources.add(events.as_fd(), Source::Cgroup(id), EventFlags::PRI) else { return };
         if let Some(run) = self.kept.get_mut(&id).and_then(|kept| kept.run.as_mut()) {
-            run.events = Some(Watched { fd: events, token });
+            run.events = Some(Watched { fd: Listed::new(events, Use::passing()), token });
         }
     }
 

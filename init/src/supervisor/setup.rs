@@ -2,7 +2,7 @@
 //!
 //! Nothing here touches a disk but the verified root.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,13 +21,11 @@ use rustix::io::Errno;
 use rustix::time::ClockId;
 
 use super::Supervisor;
-use super::channels::Channels;
 use super::launches::{NOTIFY_DIRECTORY, SHARED_LAYERS};
-use super::listeners::Listeners;
 use super::power::Buttons;
 use super::sources::{Source, Sources};
-use super::tasks::Tasks;
 use super::watchdog::Watchdog;
+use crate::index::Index;
 use crate::sys;
 use crate::tasks::boot_disk::BootFacts;
 
@@ -94,46 +92,49 @@ fn step<T>(what: &str, result: Result<T, Errno>) -> Result<T, SetupError> {
 /// Sets everything up and returns the supervisor, ready for its loop.
 pub(crate) fn supervisor() -> Result<Supervisor, SetupError> {
     mount_kernel_file_systems();
-    own_limits();
-    step("marking PID 1's memory", byre_launch::mark_pid1())?;
+    let (sources, environment) = surroundings(None)?;
     let watchdog = Watchdog::from_environment();
-    let mut sources = step("epoll", Sources::new())?;
-    let mut environment = environment()?;
-    step("signals", sources.add(environment.signal_pipe.as_fd(), Source::Signals, EventFlags::IN))?;
-    environment.uevents = sys::uevent_socket().ok();
-    if let Some(socket) = &environment.uevents {
-        step("uevents", sources.add(socket.as_fd(), Source::Uevents, EventFlags::IN))?;
-    }
     let file = services_file()?;
     make_run_directories(&file);
     step(SHARED_LAYERS, share_layers())?;
+    step("directory of records", super::rescue::make_directory())?;
     if let Err(error) = BootFacts::from_environment().leave() {
         crate::console::say(&error.to_string());
     }
     let services = file.services.into_iter().map(|definition| (WorkloadId(random()), definition)).collect();
     let mut queue = VecDeque::new();
     queue.push_back(Event::Boot(Box::new(Boot { policy: file.policy, services })));
-    let mut supervisor = Supervisor {
-        core: Core::new(),
-        environment,
-        sources,
-        channels: Channels::new(),
-        listeners: Listeners::default(),
-        kept: BTreeMap::new(),
-        execs: BTreeMap::new(),
-        processes: BTreeMap::new(),
-        tasks: Tasks::default(),
-        watchdog,
-        queue,
-        call_descriptors: Vec::new(),
-        finishing: None,
-    };
-    for number in 0..4 {
-        supervisor.open_button(number);
-    }
+    let mut supervisor = Supervisor { queue, ..Supervisor::new(Core::new(), environment, sources, watchdog) };
+    listen_to_devices(&mut supervisor)?;
     // Children of the early stage may have ended before SIGCHLD had a handler.
     supervisor.reap();
     Ok(supervisor)
+}
+
+/// The kernel's device events, and the power buttons that there are already.
+pub(crate) fn listen_to_devices(supervisor: &mut Supervisor) -> Result<(), SetupError> {
+    if let Ok(socket) = sys::uevent_socket() {
+        step("uevents", supervisor.sources.add(socket.as_fd(), Source::Uevents, EventFlags::IN))?;
+        supervisor.environment.uevents = Some(socket);
+    }
+    for number in 0..4 {
+        supervisor.open_button(number);
+    }
+    Ok(())
+}
+
+/// What every PID 1 of a boot makes for itself, the first one and those that follow it.
+///
+/// `crashed` is the index of a program that crashed, if this one follows it.
+pub(crate) fn surroundings(crashed: Option<&Index>) -> Result<(Sources, Environment), SetupError> {
+    own_limits();
+    step("marking PID 1's memory", byre_launch::mark_pid1())?;
+    step("index of descriptors", Index::begin(crashed))?;
+    step("crash handler", crate::crash::prepare())?;
+    let mut sources = step("epoll", Sources::new())?;
+    let environment = environment()?;
+    step("signals", sources.add(environment.signal_pipe.as_fd(), Source::Signals, EventFlags::IN))?;
+    Ok((sources, environment))
 }
 
 fn environment() -> Result<Environment, SetupError> {
@@ -254,7 +255,7 @@ fn own_limits() {
     let _ = std::env::set_current_dir("/");
 }
 
-fn services_file() -> Result<ServicesFile, SetupError> {
+pub(super) fn services_file() -> Result<ServicesFile, SetupError> {
     let bytes = std::fs::read(ServicesFile::PATH).map_err(|error| SetupError::Step {
         what: ServicesFile::PATH.to_owned(),
         errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),

@@ -2,10 +2,10 @@
 //! else, in the cgroup of launch children, and end with a code.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_core::Event;
-use byre_launch::{Descriptors, Stdio};
+use byre_launch::{Child, Descriptors, Stdio};
 use byre_plan::{LaunchRequest, Origin, Plan, Policy, Process, WorkloadId};
 use rustix::event::epoll::EventFlags;
 
@@ -13,6 +13,7 @@ use super::Supervisor;
 use super::kept::Watched;
 use super::launches::Owner;
 use super::sources::Source;
+use crate::index::{Listed, Use};
 
 /// The capabilities of a task: all that this kernel may know.
 const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
@@ -21,34 +22,54 @@ const REMOVALS: usize = 4;
 
 /// What a task is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+pub(crate) enum Purpose {
     RemoveFiles(WorkloadId),
     Sweep,
     ReleaseLayers,
     Unmount,
+    DryRun,
 }
 
-struct Task {
-    purpose: Purpose,
-    report: Option<Watched>,
+pub(crate) struct Task {
+    pub(crate) purpose: Purpose,
+    pub(crate) report: Option<Watched>,
 }
 
 /// Layers are released by one task at a time, however often a client asks: what is asked for meanwhile is one more.
 #[derive(Default, Clone, Copy)]
-enum Releases {
+pub(crate) enum Releases {
     #[default]
     None,
     Running,
     RunningAndWanted,
 }
 
+impl Releases {
+    /// Whether one more is wanted.
+    pub(crate) fn again(self) -> bool {
+        match self {
+            Self::RunningAndWanted => true,
+            Self::None | Self::Running => false,
+        }
+    }
+
+    /// As it follows from the tasks under way.
+    pub(crate) fn of(running: &BTreeMap<u64, Task>, again: bool) -> Self {
+        match (running.values().any(|task| task.purpose == Purpose::ReleaseLayers), again) {
+            (false, _) => Self::None,
+            (true, false) => Self::Running,
+            (true, true) => Self::RunningAndWanted,
+        }
+    }
+}
+
 /// Tasks under way.
 #[derive(Default)]
 pub(crate) struct Tasks {
-    running: BTreeMap<u64, Task>,
-    next: u64,
-    waiting: Vec<WorkloadId>,
-    releases: Releases,
+    pub(crate) running: BTreeMap<u64, Task>,
+    pub(crate) next: u64,
+    pub(crate) waiting: Vec<WorkloadId>,
+    pub(crate) releases: Releases,
 }
 
 impl Supervisor {
@@ -87,32 +108,44 @@ impl Supervisor {
         self.begin_task(Purpose::Unmount, vec!["unmount".to_owned()])
     }
 
+    /// Runs this program's file on a copy of the state; returns the task's number and its process.
+    pub(super) fn begin_dry_run_task(&mut self, named: Vec<(&str, BorrowedFd<'_>)>) -> Option<(u64, OwnedFd)> {
+        self.begin_task_with(Purpose::DryRun, vec!["dry-run".to_owned()], named)
+    }
+
     fn begin_task(&mut self, purpose: Purpose, words: Vec<String>) -> bool {
-        let Some((pid, report)) = self.start_task(words) else {
+        self.begin_task_with(purpose, words, Vec::new()).is_some()
+    }
+
+    fn begin_task_with(
+        &mut self,
+        purpose: Purpose,
+        words: Vec<String>,
+        named: Vec<(&str, BorrowedFd<'_>)>,
+    ) -> Option<(u64, OwnedFd)> {
+        let Some(Child { stage_pid, stage_pidfd, report }) = self.start_task(words, named) else {
             self.say(&format!("a task for {purpose:?} could not be started"));
-            return false;
+            return None;
         };
         let number = self.tasks.next;
         self.tasks.next = number.saturating_add(1);
         let report = match self.sources.add(report.as_fd(), Source::TaskReport(number), EventFlags::RDHUP) {
-            Ok(token) => Some(Watched { fd: report, token }),
+            Ok(token) => Some(Watched { fd: Listed::new(report, Use::passing()), token }),
             Err(_) => None,
         };
-        self.processes.insert(pid, Owner::Task(number));
+        self.processes.insert(stage_pid, Owner::Task(number));
         self.tasks.running.insert(number, Task { purpose, report });
-        true
+        Some((number, stage_pidfd))
     }
 
-    fn start_task(&self, words: Vec<String>) -> Option<(u32, OwnedFd)> {
+    fn start_task(&self, words: Vec<String>, named: Vec<(&str, BorrowedFd<'_>)>) -> Option<Child> {
         let mut args = vec!["/usr/bin/init".to_owned(), "task".to_owned()];
         args.extend(words);
         let plan = Plan::check(host_request(args), &Policy::default(), Origin::VerifiedRoot).ok()?;
         let cgroup = &self.environment.launch_cgroup;
         let context = self.environment.context(WorkloadId(0), None, cgroup, cgroup);
-        let descriptors =
-            Descriptors { stdin: Stdio::Null, stdout: Stdio::Null, stderr: Stdio::Null, named: Vec::new() };
-        let child = byre_launch::start(&plan, &context, &descriptors).ok()?;
-        Some((child.stage_pid, child.report))
+        let descriptors = Descriptors { stdin: Stdio::Null, stdout: Stdio::Null, stderr: Stdio::Null, named };
+        byre_launch::start(&plan, &context, &descriptors).ok()
     }
 
     /// The launch report of a task only matters for its end, which the reaper tells.
@@ -144,12 +177,12 @@ impl Supervisor {
                 if !ended_well {
                     self.say("layers of removed images stay mounted; the next removal tries again");
                 }
-                match std::mem::take(&mut self.tasks.releases) {
-                    Releases::RunningAndWanted => self.release_layers(),
-                    Releases::None | Releases::Running => {}
+                if std::mem::take(&mut self.tasks.releases).again() {
+                    self.release_layers();
                 }
             }
             Purpose::Unmount => self.unmounted(ended_well),
+            Purpose::DryRun => self.dry_run_ended(number, ended_well),
         }
     }
 }

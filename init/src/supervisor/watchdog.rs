@@ -3,13 +3,14 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use super::setup;
+use crate::index::{Listed, Role, Use};
 
 /// At most one feed a minute: the only wake-up at rest. The early stage set the timeout to 180 s.
 const FEED_MS: u64 = 60_000;
 
 /// The watchdog, if the machine has one.
 pub(crate) struct Watchdog {
-    device: Option<OwnedFd>,
+    device: Option<Listed>,
     next_feed_boot_ms: u64,
 }
 
@@ -25,7 +26,19 @@ impl Watchdog {
             // It must not leak into workloads; feeding works all the same.
             let _ = rustix::io::fcntl_setfd(device, rustix::io::FdFlags::CLOEXEC);
         }
-        Self { device, next_feed_boot_ms: 0 }
+        Self::of_parts(device, 0)
+    }
+
+    /// The device and when it is fed next, for the program that follows.
+    pub(crate) fn parts(&self) -> (Option<&Listed>, u64) {
+        let Self { device, next_feed_boot_ms } = self;
+        (device.as_ref(), *next_feed_boot_ms)
+    }
+
+    /// From what the program before passed on.
+    pub(crate) fn of_parts(device: Option<OwnedFd>, next_feed_boot_ms: u64) -> Self {
+        let is = Use { role: Role::Watchdog, id: 0, number: 0 };
+        Self { device: device.map(|device| Listed::new(device, is)), next_feed_boot_ms }
     }
 
     pub(crate) fn next_feed_boot_ms(&self) -> Option<u64> {

@@ -13,9 +13,13 @@ use byre_slots::{STATE_LABEL, Slot};
 use super::boot_disk::BootFacts;
 use super::gpt_growth::{SECTOR_BYTES as DISK_SECTOR_BYTES, size_of};
 use super::{TaskError, on};
+use crate::supervisor::UNHEALTHY;
 
 /// Records the running slot as healthy.
 pub(crate) fn record() -> Result<(), TaskError> {
+    if let Ok(why) = std::fs::read_to_string(UNHEALTHY) {
+        return Err(TaskError::Invalid(format!("this boot is not healthy: {}", why.trim_end())));
+    }
     let facts = BootFacts::read()?;
     let disk = facts.disk.as_str();
     let failed = |what: &str| TaskError::Table { disk: disk.to_owned(), what: what.to_owned() };

@@ -56,6 +56,7 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> u8 {
         "remove-files" => containers::remove_files(arguments),
         "sweep" => containers::sweep(arguments),
         "unmount" => disks::unmount_all(),
+        "dry-run" => crate::supervisor::dry_run().map_err(|error| TaskError::Invalid(error.to_string())),
         other => Err(TaskError::Unknown(other.to_owned())),
     };
     match result {

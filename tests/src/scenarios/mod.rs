@@ -13,6 +13,8 @@ mod images;
 mod interactive;
 mod limits;
 mod reboot;
+mod reexec;
+mod rescue;
 mod sockets;
 mod supervision;
 mod survive;
@@ -48,7 +50,7 @@ pub enum On {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let groups: [&[Scenario]; 12] = [
+    let groups: [&[Scenario]; 14] = [
         cli::ALL,
         boot::ALL,
         containers::ALL,
@@ -57,6 +59,8 @@ pub fn all() -> Vec<Scenario> {
         images::ALL,
         bad_input::ALL,
         survive::ALL,
+        reexec::ALL,
+        rescue::ALL,
         sockets::ALL,
         supervision::ALL,
         reboot::ALL,
@@ -116,6 +120,11 @@ impl<'a> Container<'a> {
     /// What `logs` has of it.
     pub(crate) fn logs(&self) -> Result<String> {
         self.node.ctl().ok(&["logs", self.name])
+    }
+
+    /// The last line of its output.
+    pub(crate) fn tail(&self) -> Result<String> {
+        self.node.ctl().ok(&["logs", "--tail", "1", self.name])
     }
 
     /// Runs a shell line inside.

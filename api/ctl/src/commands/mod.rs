@@ -12,7 +12,7 @@ mod run;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::args::{Cli, Command, ImageCommand, ServicesCommand};
+use crate::args::{Cli, Command, ImageCommand, ServicesCommand, SystemCommand};
 use crate::connect::Node;
 use crate::error::Failure;
 use crate::output::{Output, complain};
@@ -51,6 +51,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Dmesg(args) => output::kernel_log(&node().await?, &output, &args).await,
         Command::Reboot(args) => node::shutdown(&node().await?, &args, true).await,
         Command::Shutdown(args) => node::shutdown(&node().await?, &args, false).await,
+        Command::System(SystemCommand::Reexec) => node::reexec(&node().await?, &output).await,
         Command::Version => node::version(node, &output).await,
         Command::Context(command) => context::context(&output, command),
         Command::Completion(args) => context::completion(&output, &args),

@@ -1,8 +1,11 @@
 //! The machine: what it is, which version it runs, switching it off.
 
 use std::io::{BufRead as _, Write as _};
+use std::time::Duration;
 
-use byre_api::proto::{GetNodeRequest, GetNodeResponse, ShutdownRequest, VersionRequest, VersionResponse};
+use byre_api::proto::{
+    GetNodeRequest, GetNodeResponse, ReexecRequest, ShutdownRequest, VersionRequest, VersionResponse,
+};
 use serde_json::{Value, json};
 
 use super::now;
@@ -86,6 +89,16 @@ pub(super) async fn shutdown(node: &Node, args: &ConfirmArgs, reboot: bool) -> R
     }
     node.machine().shutdown(ShutdownRequest { reboot }).await?;
     Ok(())
+}
+
+pub(super) async fn reexec(node: &Node, output: &Output) -> Result<(), Failure> {
+    let gap = node.machine().reexec(ReexecRequest {}).await?.into_inner().gap.unwrap_or_default();
+    let gap = Duration::try_from(gap).unwrap_or_default();
+    if output.json() {
+        return output.document(&json!({"gap_us": u64::try_from(gap.as_micros()).unwrap_or(u64::MAX)}));
+    }
+    let millis = gap.as_secs_f64() * 1000.0;
+    output.line(&format!("PID 1 has replaced itself; for {millis:.1} ms it did not serve"))
 }
 
 fn confirmed(question: &str) -> Result<bool, Failure> {
