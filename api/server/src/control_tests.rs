@@ -179,6 +179,7 @@ async fn a_request_that_is_too_long_is_refused_here() {
         rlimits: Vec::new(),
         no_new_privileges: true,
         oom_score_adj: None,
+        scheduling: byre_plan::Scheduling::default(),
     };
     let target = Target::Name(Name::try_from("web").unwrap());
     let refused = control.call(Request::Exec { target, process: Box::new(process) }).await;

@@ -36,6 +36,7 @@ fn helper(detail: &Detail, verb: &str, path: &str) -> Result<Process, Status> {
         rlimits: own.rlimits.clone(),
         no_new_privileges: true,
         oom_score_adj: own.oom_score_adj,
+        scheduling: own.scheduling,
     })
 }
 

@@ -284,6 +284,7 @@ fn stray_definition(name: Name) -> Definition {
             rlimits: Vec::new(),
             no_new_privileges: true,
             oom_score_adj: None,
+            scheduling: byre_plan::Scheduling::default(),
         }),
         needs: Vec::new(),
         after: Vec::new(),

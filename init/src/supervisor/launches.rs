@@ -104,6 +104,7 @@ impl Environment {
             helper_program: self.helper_program.as_fd(),
             device_program: self.device_program.as_fd(),
             denied_devices: &self.denied_devices,
+            companion: None,
         }
     }
 }
@@ -202,7 +203,8 @@ impl Supervisor {
         let context = self.environment.context(workload.id(), workload.id_base(), &run.cgroup, &run.leaf);
         let stdio =
             |index: usize| self.call_descriptors.get(index).map_or(Stdio::Null, |fd| Stdio::Descriptor(fd.as_fd()));
-        let descriptors = Descriptors { stdin: stdio(0), stdout: stdio(1), stderr: stdio(2), named: Vec::new() };
+        let descriptors =
+            Descriptors { stdin: stdio(0), stdout: stdio(1), stderr: stdio(2), named: Vec::new(), further: Vec::new() };
         let target = process.fd.as_fd();
         let child = byre_launch::exec(session.plan(), workload.plan(), target, &context, &descriptors)?;
         let subject = Subject::Exec(exec);
@@ -354,5 +356,5 @@ fn descriptors<'a>(kept: &'a Kept, named: &'a [(String, OwnedFd)]) -> Descriptor
     };
     let stdin = kept.stdin.as_ref().map_or(Stdio::Null, |input| Stdio::Descriptor(input.reader.as_fd()));
     let named = named.iter().map(|(name, fd)| (name.as_str(), fd.as_fd())).collect();
-    Descriptors { stdin, stdout: writer(&kept.stdout), stderr: writer(&kept.stderr), named }
+    Descriptors { stdin, stdout: writer(&kept.stdout), stderr: writer(&kept.stderr), named, further: Vec::new() }
 }

@@ -144,7 +144,8 @@ impl Supervisor {
         let plan = Plan::check(host_request(args), &Policy::default(), Origin::VerifiedRoot).ok()?;
         let cgroup = &self.environment.launch_cgroup;
         let context = self.environment.context(WorkloadId(0), None, cgroup, cgroup);
-        let descriptors = Descriptors { stdin: Stdio::Null, stdout: Stdio::Null, stderr: Stdio::Null, named };
+        let descriptors =
+            Descriptors { stdin: Stdio::Null, stdout: Stdio::Null, stderr: Stdio::Null, named, further: Vec::new() };
         byre_launch::start(&plan, &context, &descriptors).ok()
     }
 
@@ -207,5 +208,6 @@ fn host_request(args: Vec<String>) -> LaunchRequest {
         rlimits: Vec::new(),
         no_new_privileges: true,
         oom_score_adj: None,
+        scheduling: byre_plan::Scheduling::default(),
     })
 }

@@ -22,6 +22,7 @@ pub(crate) fn workload(id: u64, mark: u64, size: usize) -> WorkloadRecord {
         rlimits: vec![],
         no_new_privileges: true,
         oom_score_adj: None,
+        scheduling: byre_plan::Scheduling::default(),
     };
     let launch = LaunchRequest {
         process,
@@ -36,6 +37,8 @@ pub(crate) fn workload(id: u64, mark: u64, size: usize) -> WorkloadRecord {
         read_only_paths: vec![],
         seccomp: Seccomp::None,
         landlock: vec![],
+        nodes: Vec::new(),
+        kernel: byre_plan::KernelSettings::default(),
     };
     let definition = Definition {
         name: Name::try_from(format!("w{id}")).unwrap(),

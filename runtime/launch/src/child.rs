@@ -11,6 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, setsid, umask};
 
+use crate::companion::{Companion, Moment};
 use crate::descriptors::{self, Descriptors};
 use crate::ids::Ids;
 use crate::inside::{self, Kind};
@@ -27,15 +28,22 @@ pub(crate) fn begin<const KEPT: usize>(
     descriptors: &Descriptors<'_>,
     report: BorrowedFd<'_>,
     keep: [BorrowedFd<'_>; KEPT],
+    companion: Option<&dyn Companion>,
 ) -> (OwnedFd, [OwnedFd; KEPT]) {
     fault_point!();
     let settled = || {
         sys::default_signal_actions();
         sys::set_signal_mask(0);
         set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make process private", "")?;
-        let mut kept = descriptors::settle(descriptors, [report].into_iter().chain(keep))?.into_iter();
+        let companions = companion.map(Companion::descriptors).unwrap_or_default();
+        let mut kept =
+            descriptors::settle(descriptors, [report].into_iter().chain(keep).chain(companions))?.into_iter();
         let report = kept.next();
-        Ok((report, <[OwnedFd; KEPT]>::try_from(kept.collect::<Vec<_>>())))
+        let own = kept.by_ref().take(KEPT).collect::<Vec<_>>();
+        if let Some(companion) = companion {
+            companion.settled(kept.collect());
+        }
+        Ok((report, <[OwnedFd; KEPT]>::try_from(own)))
     };
     match settled() {
         Ok((Some(report), Ok(kept))) => (report, kept),
@@ -43,6 +51,15 @@ pub(crate) fn begin<const KEPT: usize>(
         Ok((None, _) | (_, Err(_))) => sys::exit(FAILED),
         Err(failure) => fail(report, &failure),
     }
+}
+
+/// Asks the companion at a moment.
+pub(crate) fn ask(companion: &dyn Companion, moment: Moment) -> Result<(), Failure> {
+    let step = match moment {
+        Moment::BeforeRoot => "before entering the root",
+        Moment::BeforeProgram => "before executing the program",
+    };
+    companion.at(moment).map_err(|(subject, errno)| Failure::new(step, subject, errno))
 }
 
 /// Reports a failure and ends.
@@ -59,7 +76,7 @@ pub(crate) fn single(
     report: BorrowedFd<'_>,
 ) -> ! {
     let keep = [context.cgroup, context.leaf, context.helper_program, context.device_program];
-    let (report, [cgroup, leaf, helper, devices]) = begin(descriptors, report, keep);
+    let (report, [cgroup, leaf, helper, devices]) = begin(descriptors, report, keep, context.companion);
     let run = || {
         on_host(request, context, &cgroup, &leaf, &devices)?;
         let ids = Ids::default();
@@ -68,7 +85,7 @@ pub(crate) fn single(
         }
         let (root, mut host) = host_side(request, context, &ids)?;
         host.close_scratch()?;
-        in_namespaces(request, root, host)
+        in_namespaces(request, root, host, context.companion)
     };
     if let Err(failure) = run() {
         fail(report.as_fd(), &failure);
@@ -101,18 +118,28 @@ pub(crate) fn host_side(
     let root = match &request.root {
         Root::Host => None,
         Root::Layers { layers, read_only } => Some(rootfs::assemble(layers, *read_only, context, ids)?),
+        Root::Directory { path, read_only: _ } => Some(rootfs::directory(path)?),
     };
     Ok((root, host))
 }
 
 /// What every start does inside its new namespaces, up to its root.
-pub(crate) fn in_namespaces(request: &LaunchRequest, root: Option<OwnedFd>, host: HostSide) -> Result<(), Failure> {
+pub(crate) fn in_namespaces(
+    request: &LaunchRequest,
+    root: Option<OwnedFd>,
+    host: HostSide,
+    companion: Option<&dyn Companion>,
+) -> Result<(), Failure> {
     own_cgroup_namespace(request)?;
     // Before the root: a private procfs may be made only where the host's whole one can be seen.
     settings::apply(request)?;
     match (&request.root, root) {
-        (Root::Layers { read_only, .. }, Some(root)) => mounts::enter_root(&root, request, &host, *read_only),
-        (Root::Layers { .. }, None) => Err(Failure::new("enter root", "no root was assembled", Errno::INVAL)),
+        (Root::Layers { read_only, .. } | Root::Directory { read_only, .. }, Some(root)) => {
+            mounts::enter_root(&root, request, &host, *read_only, companion)
+        }
+        (Root::Layers { .. } | Root::Directory { .. }, None) => {
+            Err(Failure::new("enter root", "no root was assembled", Errno::INVAL))
+        }
         (Root::Host, _) => mounts::place_all(host_root()?.as_fd(), request, &host),
     }
 }
@@ -132,8 +159,12 @@ pub(crate) fn become_started(
         filter: filter(request, context),
         helper,
         is_first: true,
+        companion: context.companion,
     };
     let failure = become_workload(&becoming, report);
+    if let Some(companion) = context.companion {
+        companion.failed(failure.step, &failure.subject, failure.errno);
+    }
     fail(report.as_fd(), &failure)
 }
 
@@ -170,6 +201,7 @@ pub(crate) struct Becoming<'a> {
     pub(crate) helper: OwnedFd,
     /// The workload's first process, not a further one: its terminal is the console.
     pub(crate) is_first: bool,
+    pub(crate) companion: Option<&'a dyn Companion>,
 }
 
 /// In place, inside everything: session, identity, working directory, privileges, execve. Returns only on failure.
@@ -182,6 +214,11 @@ pub(crate) fn become_workload(what: &Becoming<'_>, report: &OwnedFd) -> Failure 
     // Said before the filter, which need not allow it. A failure after it is still reported, and counts.
     if let Err(errno) = send(report.as_fd(), &Message::Executing, None) {
         return Failure::new("report", "", errno);
+    }
+    if let Some(companion) = what.companion
+        && let Err(failure) = ask(companion, Moment::BeforeProgram)
+    {
+        return failure;
     }
     let (identity, prepared) = prepared;
     match confine::privileges(what.process, &identity, &what.request.landlock, what.filter) {
@@ -208,6 +245,7 @@ fn prepare_process(
     enter_directory(root.as_fd(), &what.process.cwd, &identity)?;
     umask(Mode::from_raw_mode(u32::from(what.process.user.umask.unwrap_or(0o022))));
     confine::rlimits(&what.process.rlimits)?;
+    settings::scheduling(&what.process.scheduling, what.request.kernel.personality)?;
     let prepared = execute::prepare(what.process, identity.home.as_deref(), what.descriptors)?;
     Ok((identity, prepared))
 }

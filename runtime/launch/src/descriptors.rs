@@ -30,12 +30,14 @@ pub struct Descriptors<'a> {
     pub stderr: Stdio<'a>,
     /// Further ones, from 3 on, announced by LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID.
     pub named: Vec<(&'a str, BorrowedFd<'a>)>,
+    /// Further ones behind those, which nothing announces.
+    pub further: Vec<BorrowedFd<'a>>,
 }
 
 impl Descriptors<'_> {
     /// How many descriptors the workload has, and so the first number above them.
     fn count(&self) -> u32 {
-        u32::try_from(self.named.len()).unwrap_or(u32::MAX).saturating_add(3)
+        u32::try_from(self.named.len().saturating_add(self.further.len())).unwrap_or(u32::MAX).saturating_add(3)
     }
 
     /// `NAME=value` entries that announce the named descriptors to process `pid`.
@@ -69,6 +71,9 @@ pub(crate) fn settle<'a>(
     }
     for (name, descriptor) in &descriptors.named {
         sources.push(fcntl_dupfd_cloexec(descriptor, lowest).step(step, name)?);
+    }
+    for descriptor in &descriptors.further {
+        sources.push(fcntl_dupfd_cloexec(descriptor, lowest).step(step, "further")?);
     }
     for (number, source) in (0_u32..).zip(&sources) {
         sys::place(source.as_fd(), number).step(step, "standard streams")?;

@@ -42,8 +42,8 @@ pub(crate) fn confine(
     let attach = |program| sys::attach_device_program(cgroup, program).step("attach device program", "");
     match request.root {
         Root::Host => Ok(()),
-        Root::Layers { .. } if request.devices.is_empty() => attach(default),
-        Root::Layers { .. } => {
+        Root::Layers { .. } | Root::Directory { .. } if request.devices.is_empty() => attach(default),
+        Root::Layers { .. } | Root::Directory { .. } => {
             let own = sys::load_device_program(&program(&request.devices, denied)).step("load device program", "")?;
             attach(own.as_fd())
         }
@@ -68,14 +68,17 @@ fn program(rules: &[DeviceRule], denied: &[(u32, u32)]) -> Vec<BpfInstruction> {
     for (major, minor) in DEFAULT {
         rule(&mut code, vec![is_equal(3, CHARACTER), is_equal(4, number(major))], minor, 1);
     }
-    for allowed in rules {
+    // The first one that matches decides, so the last rule comes first.
+    for one in rules.iter().rev() {
         let bit = |wanted: bool, bit: i32| if wanted { bit } else { 0 };
-        let access = bit(allowed.read, READ) | bit(allowed.write, WRITE) | bit(allowed.mknod, MKNOD);
-        let mut checks = vec![is_equal(3, if allowed.block { BLOCK } else { CHARACTER }), Check::NothingBeside(access)];
-        if let Some(major) = allowed.major {
+        let access = bit(one.read, READ) | bit(one.write, WRITE) | bit(one.mknod, MKNOD);
+        // A rule allows no more than its access, and denies whatever asks for any of it.
+        let asked = if one.deny { Check::AnyOf(access) } else { Check::NothingBeside(access) };
+        let mut checks = vec![is_equal(3, if one.block { BLOCK } else { CHARACTER }), asked];
+        if let Some(major) = one.major {
             checks.push(is_equal(4, number(major)));
         }
-        rule(&mut code, checks, allowed.minor, 1);
+        rule(&mut code, checks, one.minor, if one.deny { 0 } else { 1 });
     }
     code.extend([instruction(0xb7, 0, 0, 0, 0), instruction(0x95, 0, 0, 0, 0)]);
     code
@@ -86,6 +89,8 @@ enum Check {
     Equal(u8, i32),
     /// The access asked for has no bit beside these.
     NothingBeside(i32),
+    /// The access asked for has one of these bits.
+    AnyOf(i32),
 }
 
 fn is_equal(register: u8, value: i32) -> Check {
@@ -108,6 +113,11 @@ fn rule(code: &mut Vec<BpfInstruction>, mut checks: Vec<Check>, minor: Option<u3
                 instruction(0xbf, 6, 2, 0, 0),
                 instruction(0x57, 6, 0, 0, (READ | WRITE | MKNOD) & !access),
                 instruction(0x56, 6, 0, skip, 0),
+            ],
+            Check::AnyOf(access) => vec![
+                instruction(0xbf, 6, 2, 0, 0),
+                instruction(0x57, 6, 0, 0, *access),
+                instruction(0x16, 6, 0, skip, 0),
             ],
         };
         part.append(&mut after);
@@ -148,6 +158,8 @@ mod tests {
                 0xb7 => registers[target] = immediate,
                 0x56 if registers[target] as u32 != immediate as u32 => at += usize::try_from(one.offset).unwrap(),
                 0x56 => {}
+                0x16 if registers[target] as u32 == immediate as u32 => at += usize::try_from(one.offset).unwrap(),
+                0x16 => {}
                 0x95 => return registers[0],
                 other => panic!("{other:#x}"),
             }
@@ -155,7 +167,7 @@ mod tests {
     }
 
     fn everything(block: bool) -> DeviceRule {
-        DeviceRule { block, major: None, minor: None, read: true, write: true, mknod: true, path: None }
+        DeviceRule { block, major: None, minor: None, read: true, write: true, mknod: true, path: None, deny: false }
     }
 
     #[test]
@@ -177,6 +189,18 @@ mod tests {
         assert_eq!(run(&program, BLOCK, MKNOD, 8, 1), 0);
         assert_eq!(run(&program, BLOCK, READ | WRITE, 8, 2), 1);
         assert_eq!(run(&program, CHARACTER, READ, 10, 200), 1);
+    }
+
+    #[test]
+    fn a_later_rule_counts_over_an_earlier_one() {
+        let fuse = DeviceRule { major: Some(10), minor: Some(229), ..everything(false) };
+        let no_writing = DeviceRule { deny: true, read: false, mknod: false, ..fuse.clone() };
+        let program = program(&[everything(false), no_writing.clone()], &[]);
+        assert_eq!(run(&program, CHARACTER, READ, 10, 229), 1);
+        assert_eq!(run(&program, CHARACTER, READ | WRITE, 10, 229), 0);
+        assert_eq!(run(&program, CHARACTER, READ | WRITE, 10, 228), 1);
+        let program = super::program(&[no_writing, fuse], &[]);
+        assert_eq!(run(&program, CHARACTER, READ | WRITE, 10, 229), 1);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod fault;
 
 pub mod cgroup;
 mod child;
+mod companion;
 mod confine;
 mod descriptors;
 mod devices;
@@ -48,13 +49,14 @@ use byre_plan::seccomp::Instruction;
 use byre_plan::{ExecPlan, LaunchRequest, Namespace, Plan, WorkloadId};
 use rustix::io::Errno;
 
+pub use companion::{Companion, Moment};
 pub use descriptors::{Descriptors, Stdio};
 pub use devices::load_default_device_program;
 #[cfg(feature = "fault-points")]
 pub use fault::observe_faults;
 pub use layers::release_layers;
 pub use remove::remove_container_files;
-pub use report::{CHILD_DIED, Report, read_report};
+pub use report::{CHILD_DIED, Progress, Report, read_report};
 pub use sys::{is_pid1, mark_pid1};
 
 use report::Message;
@@ -96,6 +98,8 @@ pub struct Context<'a> {
     pub device_program: BorrowedFd<'a>,
     /// The system disk and its partitions as (major, minor); a minor of `u32::MAX` is all of the major.
     pub denied_devices: &'a [(u32, u32)],
+    /// What goes with the start; PID 1's have nothing.
+    pub companion: Option<&'a dyn Companion>,
 }
 
 /// A start under way.

@@ -4,6 +4,7 @@
 //! the workload's namespaces (proc, sysfs, devpts ..) is made *inside* them. Without a user namespace one process does both.
 
 mod host_side;
+mod nodes;
 mod own_namespace;
 mod place;
 
@@ -37,8 +38,15 @@ pub(crate) fn attributes(options: MountOptions) -> MountAttrFlags {
     flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, options.no_suid);
     flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, options.no_dev);
     flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, options.no_exec);
-    flags
+    flags | MountAttrFlags::from_bits_retain(options.further | options.below)
 }
+
+/// Bits to clear before a mount's access times can be set: MOUNT_ATTR__ATIME of linux/mount.h.
+fn cleared(set: u64) -> u64 {
+    if set & ACCESS_TIMES == 0 { 0 } else { ACCESS_TIMES }
+}
+
+const ACCESS_TIMES: u64 = 0x70;
 
 /// Sets a mount's options on an existing (cloned) mount: attributes are added to those it has, propagation is replaced.
 pub(crate) fn apply_options(mount: BorrowedFd<'_>, options: MountOptions, tree: bool) -> Result<(), Errno> {
@@ -52,7 +60,12 @@ pub(crate) fn apply_options(mount: BorrowedFd<'_>, options: MountOptions, tree: 
     if set == 0 {
         return Ok(());
     }
-    mount_setattr(mount, c"", tree && options.recursive, &MountAttributes { set, ..MountAttributes::default() })
+    let change = |set| MountAttributes { set, clear: cleared(set), ..MountAttributes::default() };
+    mount_setattr(mount, c"", tree && options.recursive, &change(set))?;
+    if tree && options.below != 0 {
+        mount_setattr(mount, c"", true, &change(u64::from(options.below)))?;
+    }
+    Ok(())
 }
 
 /// A tmpfs of the launch child's own, for small things that are bound one by one. Linux clones from detached mounts only from 6.15 on, so

@@ -168,22 +168,7 @@ pub fn read_report(report: BorrowedFd<'_>) -> Result<Option<Report>, Errno> {
         return Ok(None);
     }
     let mut progress = Progress::default();
-    for _ in 0..MESSAGES {
-        let mut buffer = [0_u8; MESSAGE_BYTES];
-        let (count, descriptor) = match receive(report, &mut buffer) {
-            Ok(received) => received,
-            Err(Errno::AGAIN) => break,
-            Err(errno) => return Err(errno),
-        };
-        let Some(bytes) = buffer.get(..count) else { break };
-        if bytes.is_empty() {
-            break;
-        }
-        match postcard::from_bytes(bytes) {
-            Ok(message) => progress.take(&message, descriptor),
-            Err(_) => return Ok(Some(Report::Incomplete)),
-        }
-    }
+    progress.read(report)?;
     Ok(Some(progress.finish()))
 }
 
@@ -201,8 +186,9 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usiz
     Ok((received.bytes, descriptor))
 }
 
-#[derive(Default)]
-struct Progress {
+/// What a start has said so far, for a caller that does not wait for its end.
+#[derive(Debug, Default)]
+pub struct Progress {
     process: Option<(u32, OwnedFd)>,
     terminal: Option<OwnedFd>,
     executing: bool,
@@ -210,6 +196,42 @@ struct Progress {
 }
 
 impl Progress {
+    /// Reads what the report holds now. Does not block.
+    ///
+    /// # Errors
+    /// Those of recvmsg.
+    pub fn read(&mut self, report: BorrowedFd<'_>) -> Result<(), Errno> {
+        for _ in 0..MESSAGES {
+            let mut buffer = [0_u8; MESSAGE_BYTES];
+            let (count, descriptor) = match receive(report, &mut buffer) {
+                Ok(received) => received,
+                Err(Errno::AGAIN) => break,
+                Err(errno) => return Err(errno),
+            };
+            let Some(bytes) = buffer.get(..count) else { break };
+            if bytes.is_empty() {
+                break;
+            }
+            match postcard::from_bytes(bytes) {
+                Ok(message) => self.take(&message, descriptor),
+                Err(_) => self.failed = Some(Report::Incomplete),
+            }
+        }
+        Ok(())
+    }
+
+    /// The workload's process, once it exists: its number and its descriptor.
+    #[must_use]
+    pub fn process(&self) -> Option<(u32, BorrowedFd<'_>)> {
+        use std::os::fd::AsFd as _;
+        self.process.as_ref().map(|(pid, pidfd)| (*pid, pidfd.as_fd()))
+    }
+
+    /// The master of its terminal, once there is one. It is given away once.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
     fn take(&mut self, message: &Message<'_>, descriptor: Option<OwnedFd>) {
         match message {
             Message::Started { pid } => self.process = descriptor.map(|pidfd| (*pid, pidfd)),
@@ -226,7 +248,9 @@ impl Progress {
         }
     }
 
-    fn finish(self) -> Report {
+    /// How the start ended, when its report has.
+    #[must_use]
+    pub fn finish(self) -> Report {
         match (self.failed, self.process) {
             (Some(failed), _) => failed,
             (None, Some((pid, pidfd))) if self.executing => Report::Running { pid, pidfd, terminal: self.terminal },

@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use byre_plan::Digest;
-use rustix::fs::{CWD, Mode, OFlags, fchown, mkdirat, openat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchown, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use rustix::process::{Gid, Uid};
@@ -15,8 +15,9 @@ use rustix::process::{Gid, Uid};
 use crate::Context;
 use crate::ids::Ids;
 use crate::layers;
-use crate::mounts::{attach, detached};
+use crate::mounts::{attach, clone_tree, detached};
 use crate::report::{Failure, Step};
+use crate::sys::{MountAttributes, mount_setattr};
 
 /// Room for the mount points that a read-only root may lack: directories and empty files.
 const READ_ONLY_UPPER: [(&str, &str); 2] = [("mode", "755"), ("size", "4m")];
@@ -45,6 +46,19 @@ pub(crate) fn assemble(
     };
     let (upper, work) = writable(above.as_fd(), ids)?;
     overlay(&lowers, upper.as_fd(), work.as_fd(), ids)
+}
+
+/// A directory that somebody else keeps, with what is mounted below it, as a detached mount.
+pub(crate) fn directory(path: &str) -> Result<OwnedFd, Failure> {
+    let step = "open root directory";
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let place = openat2(CWD, path, flags, Mode::empty(), resolve).step(step, path)?;
+    let root = clone_tree(place.as_fd(), "", true).step(step, path)?;
+    // It hands nothing on to where it was copied from.
+    let propagation = MountAttributes { propagation: libc::MS_SLAVE, ..MountAttributes::default() };
+    mount_setattr(root.as_fd(), c"", true, &propagation).step(step, path)?;
+    Ok(root)
 }
 
 /// `<containers>/<id>`, made if this is the first start.

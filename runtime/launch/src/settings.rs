@@ -1,8 +1,8 @@
-//! What a workload's own namespaces are set to: host name, sysctls, loopback; and the OOM score of its process.
+//! What a workload's own namespaces are set to: host name, sysctls, loopback, clocks; the OOM score and the scheduling of its process.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use byre_plan::{LaunchRequest, Namespace, Process};
+use byre_plan::{LaunchRequest, Namespace, Process, Scheduling, TimeOffsets};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::report::{Failure, Step};
@@ -24,13 +24,46 @@ pub(crate) fn apply(request: &LaunchRequest) -> Result<(), Failure> {
     if let Some(name) = &request.hostname {
         rustix::system::sethostname(name.as_bytes()).step("set host name", name)?;
     }
-    if request.sysctls.is_empty() {
+    if let Some(name) = &request.kernel.domain_name {
+        rustix::system::setdomainname(name.as_bytes()).step("set domain name", name)?;
+    }
+    if request.sysctls.is_empty() && request.kernel.time.is_none() {
         return Ok(());
     }
     let proc = procfs::private()?;
+    if let Some(offsets) = &request.kernel.time {
+        time_namespace(proc.as_fd(), offsets)?;
+    }
     for (name, value) in &request.sysctls {
         let path = format!("sys/{}", name.replace('.', "/"));
         procfs::write(proc.as_fd(), &path, value).step("set sysctl", name)?;
+    }
+    Ok(())
+}
+
+/// Makes a time namespace. The process itself enters it when it executes the program.
+fn time_namespace(proc: BorrowedFd<'_>, offsets: &TimeOffsets) -> Result<(), Failure> {
+    let step = "make time namespace";
+    nix::sched::unshare(sys::NEW_TIME).step(step, "")?;
+    for (clock, (seconds, nanoseconds)) in [("monotonic", offsets.monotonic), ("boottime", offsets.boottime)] {
+        if (seconds, nanoseconds) != (0, 0) {
+            let line = format!("{clock} {seconds} {nanoseconds}\n");
+            procfs::write(proc, "self/timens_offsets", &line).step(step, clock)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets how this process is scheduled, and its personality.
+pub(crate) fn scheduling(scheduling: &Scheduling, personality: Option<u32>) -> Result<(), Failure> {
+    if let Some(scheduler) = &scheduling.processor {
+        sys::set_scheduler(scheduler).step("set scheduler", &scheduler.policy.to_string())?;
+    }
+    if let Some(priority) = scheduling.disk {
+        sys::set_disk_priority(priority).step("set disk priority", &format!("{priority:#x}"))?;
+    }
+    if let Some(personality) = personality {
+        sys::set_personality(personality).step("set personality", &format!("{personality:#x}"))?;
     }
     Ok(())
 }

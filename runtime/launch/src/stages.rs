@@ -54,7 +54,7 @@ pub(crate) fn start(
     report: BorrowedFd<'_>,
 ) -> ! {
     let keep = [context.cgroup, context.leaf, context.helper_program, context.device_program];
-    let (report, [cgroup, leaf, helper, devices]) = begin(descriptors, report, keep);
+    let (report, [cgroup, leaf, helper, devices]) = begin(descriptors, report, keep, context.companion);
     let first = || -> Result<(Ids, OwnedFd, OwnedFd, Cloned), Failure> {
         on_host(request, context, &cgroup, &leaf, &devices)?;
         if let Root::Layers { layers, .. } = &request.root {
@@ -63,7 +63,7 @@ pub(crate) fn start(
         // What it attaches from here on is seen by nobody else.
         unshare(CloneFlags::CLONE_NEWNS).step("make mount namespace", "")?;
         mounts::isolate()?;
-        join(request)?;
+        join(request, context)?;
         let ids = Ids::of(&request.namespaces.user, context.id_base).step("find id range", "")?;
         let (uid, gid) = ids.root();
         descriptors::give_streams(uid, gid)?;
@@ -140,7 +140,7 @@ fn second(
         if !ids.is_host() {
             become_root()?;
         }
-        in_namespaces(request, received.root, received.host)
+        in_namespaces(request, received.root, received.host, context.companion)
     };
     match run() {
         Ok(()) => become_started(request, context, descriptors, &report, helper),
@@ -158,12 +158,16 @@ fn become_root() -> Result<(), Failure> {
 }
 
 /// Enters the namespaces that are joined.
-fn join(request: &LaunchRequest) -> Result<(), Failure> {
+fn join(request: &LaunchRequest, context: &Context<'_>) -> Result<(), Failure> {
     let step = "join namespace";
     for (path, kind) in joined(request) {
         let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let namespace = openat2(CWD, path, flags, Mode::empty(), resolve).step(step, path)?;
+        let namespace = match context.companion {
+            Some(companion) => companion.namespace(path),
+            None => openat2(CWD, path, flags, Mode::empty(), resolve),
+        }
+        .step(step, path)?;
         // The kernel checks that the file is a namespace of this kind.
         setns(&namespace, kind).step(step, path)?;
     }
@@ -177,6 +181,9 @@ fn entered(request: &LaunchRequest) -> CloneFlags {
         UserNamespace::Host => CloneFlags::empty(),
         UserNamespace::Automatic | UserNamespace::Mapped { .. } => CloneFlags::CLONE_NEWUSER,
     };
+    if request.kernel.time.is_some() {
+        flags |= sys::NEW_TIME;
+    }
     for (namespace, flag) in [
         (&namespaces.mount, CloneFlags::CLONE_NEWNS),
         (&namespaces.net, CloneFlags::CLONE_NEWNET),
@@ -201,7 +208,8 @@ pub(crate) fn exec(
     descriptors: &Descriptors<'_>,
     report: BorrowedFd<'_>,
 ) -> ! {
-    let (report, [target, leaf, helper]) = begin(descriptors, report, [target, context.leaf, context.helper_program]);
+    let (report, [target, leaf, helper]) =
+        begin(descriptors, report, [target, context.leaf, context.helper_program], None);
     let first = || {
         settings::oom_score(plan.process())?;
         confine::raise_rlimits(&plan.process().rlimits)?;
@@ -270,6 +278,7 @@ fn exec_second(
         filter: child::filter(request, context),
         helper,
         is_first: false,
+        companion: None,
     };
     let failure = become_workload(&becoming, &report);
     fail(report.as_fd(), &failure)

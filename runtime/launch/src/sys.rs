@@ -260,6 +260,53 @@ pub(crate) fn install_filter(instructions: &[Instruction], flags: u32) -> Result
     check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) }).map(drop)
 }
 
+/// A time namespace; nix does not name it.
+pub(crate) const NEW_TIME: nix::sched::CloneFlags = nix::sched::CloneFlags::from_bits_retain(0x80);
+
+/// `struct sched_attr` of sched_setattr(2), its first version.
+#[repr(C)]
+struct SchedulerAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Sets this process's scheduling policy.
+///
+/// # Errors
+/// The system call's.
+pub(crate) fn set_scheduler(scheduler: &byre_plan::Scheduler) -> Result<(), Errno> {
+    let byre_plan::Scheduler { policy, flags, nice, priority, runtime, deadline, period } = *scheduler;
+    let size = size_of_u32::<SchedulerAttributes>();
+    let attributes = SchedulerAttributes { size, policy, flags, nice, priority, runtime, deadline, period };
+    // SAFETY: the structure is the kernel's, says its size and lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) }).map(drop)
+}
+
+/// Sets this process's disk priority: class in the upper 3 of 16 bits.
+///
+/// # Errors
+/// The system call's.
+pub(crate) fn set_disk_priority(priority: u16) -> Result<(), Errno> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: numbers only.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, libc::c_int::from(priority)) }).map(drop)
+}
+
+/// Sets this process's personality(2).
+///
+/// # Errors
+/// The system call's.
+pub(crate) fn set_personality(personality: u32) -> Result<(), Errno> {
+    // SAFETY: a number only.
+    check(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(personality)) }).map(drop)
+}
+
 // ---- execve ---------------------------------------------------------------------------------------------------------------------
 
 /// `argv` or `envp`: texts and the list of pointers to them, ended by NULL.

@@ -2,6 +2,7 @@
 
 mod allowed;
 mod form;
+mod kernel;
 mod resources;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,7 @@ use crate::limits;
 use crate::policy::Refusal;
 use crate::request::{
     Capabilities, DeviceRule, IdMap, LandlockRule, LaunchRequest, Mount, MountSource, Namespace, Namespaces, Principal,
-    Process, Program, Propagation, Rlimit, Root, Seccomp, TerminalSize, User, UserNamespace,
+    Process, Program, Rlimit, Root, Seccomp, TerminalSize, User, UserNamespace,
 };
 use form::{at_most, path, text};
 
@@ -42,6 +43,8 @@ pub(crate) fn request(request: &LaunchRequest) -> Result<(), Refusal> {
     paths("read_only_paths", &request.read_only_paths)?;
     seccomp(&request.seccomp)?;
     landlock(&request.landlock)?;
+    kernel::nodes(&request.nodes)?;
+    kernel::settings(request)?;
     fits_together(request)
 }
 
@@ -58,6 +61,7 @@ pub(crate) fn process(process: &Process) -> Result<(), Refusal> {
         rlimits: limits,
         no_new_privileges: _,
         oom_score_adj,
+        scheduling,
     } = process;
     arguments(*program, args)?;
     environment(env)?;
@@ -66,6 +70,7 @@ pub(crate) fn process(process: &Process) -> Result<(), Refusal> {
     terminal(*size)?;
     capabilities(sets)?;
     rlimits(limits)?;
+    kernel::scheduling(scheduling)?;
     match oom_score_adj {
         Some(value) if !(-1000..=1000).contains(value) => Err(Refusal::new(
             "process.oom_score_adj",
@@ -214,6 +219,7 @@ fn root(root: &Root) -> Result<(), Refusal> {
             }
             at_most("root.layers", layers.len(), limits::LAYERS)
         }
+        Root::Directory { path: directory, read_only: _ } => form::path_below_root("root.path", directory),
     }
 }
 
@@ -236,7 +242,7 @@ fn namespaces(namespaces: &Namespaces) -> Result<(), Refusal> {
     for (name, namespace) in [("pid", pid), ("net", net), ("ipc", ipc), ("uts", uts), ("cgroup", cgroup)] {
         match namespace {
             Namespace::New | Namespace::Host => {}
-            Namespace::Join(bound) => form::below(&format!("namespaces.{name}"), bound, "/run/byre/ns")?,
+            Namespace::Join(file) => path(&format!("namespaces.{name}"), file)?,
         }
     }
     Ok(())
@@ -302,23 +308,13 @@ fn mounts(mounts: &[Mount]) -> Result<(), Refusal> {
             MountSource::GeneratedFile(content) => {
                 at_most(&field("source.generated_file"), content.len(), limits::GENERATED_FILE_BYTES)?;
             }
+            MountSource::FileSystem { kind, source, settings, copy_up: _ } => {
+                kernel::file_system(&field("source.file_system"), kind, source, settings)?;
+            }
         }
-        propagation(&field("options.propagation"), mount)?;
+        kernel::mount_options(&field("options"), mount)?;
     }
     Ok(())
-}
-
-fn propagation(field: &str, mount: &Mount) -> Result<(), Refusal> {
-    let is_bind = matches!(mount.source, MountSource::Bind { .. });
-    match mount.options.propagation {
-        Propagation::Private => Ok(()),
-        Propagation::Slave if is_bind => Ok(()),
-        Propagation::Slave => {
-            Err(Refusal::new(field, "is for bind mounts only", "leave it out: only a bind mount has a peer"))
-        }
-        // A workload's mounts are made in a mount namespace that is already cut off from the host's.
-        Propagation::Shared => Err(Refusal::new(field, "shared is not supported", "use private or slave")),
-    }
 }
 
 fn paths(field: &str, paths: &[String]) -> Result<(), Refusal> {
@@ -341,6 +337,9 @@ fn devices(rules: &[DeviceRule]) -> Result<(), Refusal> {
             form::path_below_root(&format!("devices[{index}].path"), node)?;
             if rule.major.is_none() || rule.minor.is_none() {
                 return fault("a node needs one device", "give its major and minor number");
+            }
+            if rule.deny {
+                return fault("a node that is denied has no use", "allow it or leave its path out");
             }
         }
     }
@@ -373,19 +372,20 @@ fn landlock(rules: &[LandlockRule]) -> Result<(), Refusal> {
 fn fits_together(request: &LaunchRequest) -> Result<(), Refusal> {
     let own_mounts = matches!(request.namespaces.mount, Namespace::New);
     match &request.root {
-        Root::Layers { .. } if !own_mounts => {
+        Root::Layers { .. } | Root::Directory { .. } if !own_mounts => {
             let remedy = "use a new mount namespace";
-            return Err(Refusal::new("namespaces.mount", "an image needs a mount namespace of its own", remedy));
+            return Err(Refusal::new("namespaces.mount", "a root needs a mount namespace of its own", remedy));
         }
         Root::Host if !matches!(request.namespaces.user, UserNamespace::Host) => {
             let remedy = "use the host's users, or an image as root";
             return Err(Refusal::new("namespaces.user", "the host's root cannot be seen through other ids", remedy));
         }
-        Root::Host | Root::Layers { .. } => {}
+        Root::Host | Root::Layers { .. } | Root::Directory { .. } => {}
     }
     let changes_mounts = !request.mounts.is_empty()
         || !request.masked_paths.is_empty()
         || !request.read_only_paths.is_empty()
+        || !request.nodes.is_empty()
         || request.devices.iter().any(|rule| rule.path.is_some());
     if changes_mounts && !own_mounts {
         let remedy = "use a new mount namespace, or leave out mounts, masked and read-only paths and device nodes";
@@ -395,10 +395,22 @@ fn fits_together(request: &LaunchRequest) -> Result<(), Refusal> {
 }
 
 fn terminal_has_devpts(process: &Process, workload: &LaunchRequest) -> Result<(), Refusal> {
-    let has_devpts = workload
-        .mounts
-        .iter()
-        .any(|mount| matches!(mount.source, MountSource::Devpts) && form::same_path(&mount.target, "/dev/pts"));
+    let is_devpts = |source: &MountSource| match source {
+        MountSource::Devpts => true,
+        MountSource::FileSystem { kind, .. } => kind == "devpts",
+        MountSource::Proc
+        | MountSource::Sysfs
+        | MountSource::Cgroup
+        | MountSource::Mqueue
+        | MountSource::Devices
+        | MountSource::Tmpfs { .. }
+        | MountSource::Bind { .. }
+        | MountSource::Volume(_)
+        | MountSource::OwnVolume(_)
+        | MountSource::GeneratedFile(_) => false,
+    };
+    let has_devpts =
+        workload.mounts.iter().any(|mount| is_devpts(&mount.source) && form::same_path(&mount.target, "/dev/pts"));
     if process.terminal.is_some() && !has_devpts {
         let remedy = "add a devpts mount at /dev/pts, or use no terminal";
         return Err(Refusal::new("process.terminal", "the workload has no devpts of its own", remedy));

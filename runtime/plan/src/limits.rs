@@ -20,6 +20,10 @@ pub const GROUPS: usize = 256;
 pub const RLIMITS: usize = 16;
 /// Device rules and nodes of one workload.
 pub const DEVICES: usize = 128;
+/// Nodes and links of one workload: the usual dozen, and its devices.
+pub const NODES: usize = 256;
+/// Settings of one file system: tmpfs has 8, overlayfs one for each layer.
+pub const FILE_SYSTEM_SETTINGS: usize = 128;
 /// Sysctls of one workload.
 pub const SYSCTLS: usize = 64;
 /// cgroup2 `unified` entries.

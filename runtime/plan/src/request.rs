@@ -43,6 +43,12 @@ pub struct LaunchRequest {
     /// Landlock rules; empty means no Landlock domain.
     #[serde(default)]
     pub landlock: Vec<LandlockRule>,
+    /// Device nodes, pipes and links made below the root after the mounts.
+    #[serde(default)]
+    pub nodes: Vec<Node>,
+    /// What else the kernel is told of the workload.
+    #[serde(default)]
+    pub kernel: KernelSettings,
 }
 
 /// The program and its credentials.
@@ -78,6 +84,9 @@ pub struct Process {
     /// `oom_score_adj`, -1000 to 1000.
     #[serde(default)]
     pub oom_score_adj: Option<i16>,
+    /// How its processor time and disk requests are scheduled.
+    #[serde(default)]
+    pub scheduling: Scheduling,
 }
 
 impl LaunchRequest {
@@ -97,6 +106,8 @@ impl LaunchRequest {
             read_only_paths: Vec::new(),
             seccomp: Seccomp::None,
             landlock: Vec::new(),
+            nodes: Vec::new(),
+            kernel: KernelSettings::default(),
         }
     }
 }
@@ -209,6 +220,24 @@ pub enum Root {
         /// No writable layer: the root is read-only.
         read_only: bool,
     },
+    /// A directory that somebody else keeps, as an OCI bundle has it.
+    Directory {
+        /// Absolute host path, without symbolic links.
+        path: String,
+        /// The root is read-only.
+        read_only: bool,
+    },
+}
+
+impl Root {
+    /// Whether it is not the host's, so that the workload needs mounts of its own.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        match self {
+            Self::Host => false,
+            Self::Layers { .. } | Self::Directory { .. } => true,
+        }
+    }
 }
 
 /// One namespace of a workload.
@@ -220,7 +249,7 @@ pub enum Namespace {
     New,
     /// The host's.
     Host,
-    /// One that is bound to this path under /run/byre/ns, or another workload's.
+    /// One that this path leads to. For a client's workload it lies under /run/byre/ns.
     Join(String),
 }
 
@@ -340,6 +369,17 @@ pub enum MountSource {
     GeneratedFile(String),
     /// The workload's own volume of this number, which is removed with the workload; otherwise as [`Self::Volume`].
     OwnVolume(u16),
+    /// A file system of any kind, made inside the workload's namespaces, which decide what it may be.
+    FileSystem {
+        /// As in /proc/filesystems.
+        kind: String,
+        /// Its `source`, such as a device; may be empty.
+        source: String,
+        /// `key=value` or `key`, in order.
+        settings: Vec<String>,
+        /// Begins with what the root has at the target.
+        copy_up: bool,
+    },
 }
 
 /// Flags of one mount.
@@ -357,6 +397,10 @@ pub struct MountOptions {
     pub no_exec: bool,
     /// Attributes apply to the mounts below as well.
     pub recursive: bool,
+    /// Further `MOUNT_ATTR_*` bits: access times, NOSYMFOLLOW.
+    pub further: u32,
+    /// `MOUNT_ATTR_*` bits that apply to this mount and those below it.
+    pub below: u32,
     /// Propagation of the mount.
     pub propagation: Propagation,
 }
@@ -421,6 +465,106 @@ pub struct DeviceRule {
     pub mknod: bool,
     /// Also make a node (bound from the host's) at this path below the root.
     pub path: Option<String>,
+    /// The rule takes away. Later rules count over earlier ones.
+    #[serde(default)]
+    pub deny: bool,
+}
+
+/// Something made below the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Absolute path inside the root; directories above it are made.
+    pub path: String,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Permission bits.
+    pub mode: u16,
+    /// Owner, as seen inside the workload's user namespace.
+    pub uid: u32,
+    /// Group, as seen inside the workload's user namespace.
+    pub gid: u32,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// A character device.
+    Character {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A block device.
+    Block {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A named pipe.
+    Pipe,
+    /// A symbolic link to this. One that is there already stays.
+    Link(String),
+}
+
+/// Settings of the kernel that few workloads have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct KernelSettings {
+    /// NIS domain name; only with a new UTS namespace.
+    pub domain_name: Option<String>,
+    /// A new time namespace, with clocks that differ from the host's so much.
+    pub time: Option<TimeOffsets>,
+    /// Propagation of the root and everything below it.
+    pub root_propagation: Option<Propagation>,
+    /// personality(2) of the processes.
+    pub personality: Option<u32>,
+}
+
+/// Offsets of a time namespace's clocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct TimeOffsets {
+    /// CLOCK_MONOTONIC: seconds and nanoseconds.
+    pub monotonic: (i64, u32),
+    /// CLOCK_BOOTTIME: seconds and nanoseconds.
+    pub boottime: (i64, u32),
+}
+
+/// How a process is scheduled. `None` leaves what the launching process has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+pub struct Scheduling {
+    /// For sched_setattr(2).
+    pub processor: Option<Scheduler>,
+    /// For ioprio_set(2): class in the upper 3 of 16 bits, priority in the lower 13.
+    pub disk: Option<u16>,
+}
+
+/// `struct sched_attr` of sched_setattr(2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scheduler {
+    /// SCHED_*.
+    pub policy: u32,
+    /// SCHED_FLAG_*.
+    pub flags: u64,
+    /// For SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// For SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub runtime: u64,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub deadline: u64,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub period: u64,
 }
 
 /// Seccomp filter of a workload.

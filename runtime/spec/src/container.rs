@@ -57,6 +57,7 @@ pub fn default_container(what: ContainerDefaults) -> LaunchRequest {
             rlimits: Vec::new(),
             no_new_privileges: true,
             oom_score_adj: None,
+            scheduling: byre_plan::Scheduling::default(),
         },
         root: Root::Layers { layers: what.layers, read_only: false },
         namespaces: Namespaces { user: UserNamespace::Automatic, ..Namespaces::default() },
@@ -69,6 +70,8 @@ pub fn default_container(what: ContainerDefaults) -> LaunchRequest {
         read_only_paths: READ_ONLY_PATHS.map(str::to_owned).to_vec(),
         seccomp: Seccomp::Default,
         landlock: Vec::new(),
+        nodes: Vec::new(),
+        kernel: byre_plan::KernelSettings::default(),
     }
 }
 

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_plan::{LaunchRequest, Mount, MountSource, Namespace};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, mkdirat, mknodat, openat, openat2, symlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chmodat, chownat, mkdirat, mknodat, openat, openat2, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Gid, Uid};
 
-use super::{Scratch, apply_options, attributes, clone_tree, detached};
+use super::{Scratch, apply_options, attributes, clone_tree, detached, nodes};
 use crate::Context;
 use crate::ids::Ids;
 use crate::report::{Failure, Step};
@@ -110,6 +110,16 @@ pub(crate) fn prepare(request: &LaunchRequest, context: &Context<'_>, ids: &Ids)
             host.nodes.push((path.clone(), node));
         }
     }
+    for node in request.nodes.iter().filter(|_| !ids.is_host()) {
+        if let Some((kind, number)) = nodes::device(&node.kind) {
+            let mode = Mode::from_raw_mode(u32::from(node.mode));
+            let made = maker.bound_file("make node", &node.path, |directory, name| {
+                mknodat(directory, name, kind, mode, number)?;
+                chmodat(directory, name, mode, AtFlags::empty())
+            })?;
+            host.nodes.push((node.path.clone(), made));
+        }
+    }
     if !request.masked_paths.is_empty() {
         host.covers = Some(maker.covers()?);
     }
@@ -156,9 +166,11 @@ impl Maker<'_> {
                 }
                 detached("cgroup2", &[], attributes(mount.options) | MountAttrFlags::MOUNT_ATTR_RDONLY)?
             }
-            MountSource::Proc | MountSource::Mqueue | MountSource::Devpts | MountSource::Tmpfs { .. } => {
-                return Ok((None, false));
-            }
+            MountSource::Proc
+            | MountSource::Mqueue
+            | MountSource::Devpts
+            | MountSource::Tmpfs { .. }
+            | MountSource::FileSystem { .. } => return Ok((None, false)),
         };
         Ok((Some(made), false))
     }

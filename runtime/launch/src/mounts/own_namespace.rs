@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::{attributes, detached};
 use crate::inside;
-use crate::report::Failure;
+use crate::report::{Failure, Step};
 
 /// Makes the file system of a mount, detached.
 pub(crate) fn make(mount: &Mount) -> Result<OwnedFd, Failure> {
@@ -26,6 +26,9 @@ pub(crate) fn make(mount: &Mount) -> Result<OwnedFd, Failure> {
             }
             detached("tmpfs", &settings, attributes)
         }
+        MountSource::FileSystem { kind, source, settings, copy_up: _ } => {
+            file_system(kind, source, settings, attributes)
+        }
         MountSource::Devices
         | MountSource::Bind { .. }
         | MountSource::Volume(_)
@@ -34,6 +37,31 @@ pub(crate) fn make(mount: &Mount) -> Result<OwnedFd, Failure> {
             Err(Failure::new("mount", format!("{}: not made on the host side", mount.target), Errno::INVAL))
         }
     }
+}
+
+/// A file system of any kind.
+fn file_system(
+    kind: &str,
+    source: &str,
+    settings: &[String],
+    attributes: rustix::mount::MountAttrFlags,
+) -> Result<OwnedFd, Failure> {
+    use rustix::mount::{
+        FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    };
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).step("open file system", kind)?;
+    if !source.is_empty() {
+        fsconfig_set_string(&context, "source", source).step("configure file system", source)?;
+    }
+    for setting in settings {
+        match setting.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(&context, key, value),
+            None => fsconfig_set_flag(&context, setting.as_str()),
+        }
+        .step("configure file system", &format!("{kind} {setting}"))?;
+    }
+    fsconfig_create(&context).step("make file system", kind)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).step("mount file system", kind)
 }
 
 /// Terminals belong to group 5, "tty" everywhere; a user namespace that does not map it goes without.

@@ -2,16 +2,17 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use byre_plan::{LaunchRequest, MountSource, Propagation};
+use byre_plan::{LaunchRequest, MountSource, Propagation, UserNamespace};
 use rustix::fs::{CWD, Mode, OFlags, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::{HostSide, apply_options, attach, clone_tree, own_namespace};
+use super::{HostSide, apply_options, attach, clone_tree, nodes, own_namespace};
+use crate::companion::{Companion, Moment};
 use crate::inside::{self, Kind};
 use crate::report::{Failure, Step};
 use crate::sys::{MountAttributes, mount_setattr};
-use crate::volumes;
+use crate::{child, volumes};
 
 /// Ends propagation to the host. Towards the workload it stays, so that what the host unmounts is not pinned by a copy here.
 pub(crate) fn isolate() -> Result<(), Failure> {
@@ -22,10 +23,11 @@ pub(crate) fn isolate() -> Result<(), Failure> {
 /// Attaches every mount of the plan below `root`, then hides and protects paths.
 pub(crate) fn place_all(root: BorrowedFd<'_>, request: &LaunchRequest, host: &HostSide) -> Result<(), Failure> {
     let step = "mount";
+    let ids_are_host = matches!(request.namespaces.user, UserNamespace::Host);
     for (index, mount) in (0..).zip(&request.mounts) {
         let (made, is_new_volume) = match host.mount(index) {
             Some(made) => made,
-            None => (&own_namespace::make(mount)?, false),
+            None => (&own_namespace::make(mount)?, copies_up(&mount.source)),
         };
         let kind = inside::kind(made.as_fd()).step(step, &mount.target)?;
         let place = inside::open_or_make(root, &mount.target, kind).step("make mount point", &mount.target)?;
@@ -47,12 +49,34 @@ pub(crate) fn place_all(root: BorrowedFd<'_>, request: &LaunchRequest, host: &Ho
             own_namespace::link_ptmx(root, &mount.target)?;
         }
     }
+    for node in &request.nodes {
+        if ids_are_host || nodes::device(&node.kind).is_none() {
+            nodes::make(root, node)?;
+        }
+    }
     for (path, node) in host.device_nodes() {
         let place = inside::open_or_make(root, path, Kind::File).step("make mount point", path)?;
         attach(node, place.as_fd()).step(step, path)?;
     }
     protect(root, &request.read_only_paths)?;
     mask(root, &request.masked_paths, host)
+}
+
+fn copies_up(source: &MountSource) -> bool {
+    match source {
+        MountSource::FileSystem { copy_up, .. } => *copy_up,
+        MountSource::Proc
+        | MountSource::Sysfs
+        | MountSource::Cgroup
+        | MountSource::Mqueue
+        | MountSource::Devpts
+        | MountSource::Devices
+        | MountSource::Tmpfs { .. }
+        | MountSource::Bind { .. }
+        | MountSource::Volume(_)
+        | MountSource::OwnVolume(_)
+        | MountSource::GeneratedFile(_) => false,
+    }
 }
 
 /// Makes paths read-only, with what is mounted below them. A missing path needs no protection.
@@ -118,6 +142,7 @@ pub(crate) fn enter_root(
     request: &LaunchRequest,
     host: &HostSide,
     read_only: bool,
+    companion: Option<&dyn Companion>,
 ) -> Result<(), Failure> {
     let step = "enter root";
     let host_root =
@@ -130,9 +155,21 @@ pub(crate) fn enter_root(
         mount_setattr(root.as_fd(), c"", false, &MountAttributes { set, ..MountAttributes::default() })
             .step(step, "read-only")?;
     }
+    if let Some(companion) = companion {
+        child::ask(companion, Moment::BeforeRoot)?;
+    }
     rustix::process::fchdir(root).step(step, "/")?;
     // Both roots in one place: the old one ends up on top of the new one, and is taken off it.
     rustix::process::pivot_root(".", ".").step(step, "pivot")?;
     rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).step(step, "let go of the host's root")?;
+    if let Some(propagation) = request.kernel.root_propagation {
+        let propagation = match propagation {
+            Propagation::Private => libc::MS_PRIVATE,
+            Propagation::Slave => libc::MS_SLAVE,
+            Propagation::Shared => libc::MS_SHARED,
+        };
+        mount_setattr(root.as_fd(), c"", true, &MountAttributes { propagation, ..MountAttributes::default() })
+            .step(step, "propagation")?;
+    }
     rustix::process::chdir("/").step(step, "/")
 }

@@ -145,6 +145,7 @@ impl Bench {
             helper_program: self.helper.as_fd(),
             device_program: self.device_program.as_fd(),
             denied_devices: DENIED,
+            companion: None,
         };
         let named = if self.hands_over.get() { vec![("helper", self.helper.as_fd())] } else { Vec::new() };
         let descriptors = Descriptors {
@@ -152,6 +153,7 @@ impl Bench {
             stdout: Stdio::Descriptor(theirs.as_fd()),
             stderr: Stdio::Descriptor(theirs.as_fd()),
             named,
+            further: if self.hands_over.get() { vec![self.helper.as_fd()] } else { Vec::new() },
         };
         let child = run(&context, &descriptors).expect("start");
         (child, OwnedFd::from(output).into())
@@ -326,6 +328,7 @@ pub(crate) fn host_script(script: &str) -> LaunchRequest {
         rlimits: Vec::new(),
         no_new_privileges: true,
         oom_score_adj: None,
+        scheduling: byre_plan::Scheduling::default(),
     })
 }
 

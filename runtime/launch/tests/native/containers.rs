@@ -340,6 +340,7 @@ fn devices(bench: &Bench) {
         write: true,
         mknod: false,
         path: Some("/opt/device".to_owned()),
+        deny: false,
     };
     let forbidden = byre_plan::DeviceRule {
         minor: Some(11),

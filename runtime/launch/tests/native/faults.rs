@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use byre_launch::Report;
 use byre_plan::{
-    DeviceRule, ExecPlan, LandlockAccess, LandlockRule, LaunchRequest, Mount, MountOptions, MountSource, Namespace,
-    Origin, Plan, Policy, Principal, Propagation, Rlimit, Root, Seccomp, TerminalSize, UserNamespace, WorkloadId,
+    DeviceRule, ExecPlan, KernelSettings, LandlockAccess, LandlockRule, LaunchRequest, Mount, MountOptions,
+    MountSource, Namespace, Node, NodeKind, Origin, Plan, Policy, Principal, Propagation, Rlimit, Root, Scheduler,
+    Scheduling, Seccomp, TerminalSize, TimeOffsets, UserNamespace, WorkloadId,
 };
 
 use super::bench::{Bench, Ended, Running, Test, check, children, host_script};
@@ -188,6 +189,8 @@ fn starts(bench: &Bench) -> Vec<Start> {
         start("container", full_container(bench)),
         start("container without a user namespace", host_users(bench)),
         start("container in joined namespaces", joined(bench)),
+        start("bundle", bundle(bench, UserNamespace::Host)),
+        start("bundle with a user namespace", bundle(bench, UserNamespace::Automatic)),
     ];
     let running = container(vec![base(bench)], "exec sleep 1000");
     let mut process = full_container(bench).process;
@@ -257,6 +260,7 @@ fn full_container(bench: &Bench) -> LaunchRequest {
         write: true,
         mknod: false,
         path: Some("/opt/device".to_owned()),
+        deny: false,
     }];
     request
 }
@@ -267,6 +271,47 @@ fn host_users(bench: &Bench) -> LaunchRequest {
     request.root = Root::Layers { layers: vec![base(bench)], read_only: true };
     request.process.no_new_privileges = false;
     request.landlock = landlock();
+    request
+}
+
+/// What only an OCI bundle asks for.
+fn bundle(bench: &Bench, users: UserNamespace) -> LaunchRequest {
+    let _ = base(bench);
+    let mut request = container(Vec::new(), "true");
+    request.namespaces.user = users;
+    request.root = Root::Directory { path: bench.directory("tree-1"), read_only: true };
+    let tmpfs = |settings: &[&str]| MountSource::FileSystem {
+        kind: "tmpfs".to_owned(),
+        source: "tmpfs".to_owned(),
+        settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
+        copy_up: true,
+    };
+    let options = MountOptions { further: 0x10, ..MountOptions::default() };
+    let bind = MountSource::Bind { path: "/usr/share".to_owned(), recursive: true };
+    request.mounts = vec![
+        mount("/proc", MountSource::Proc),
+        mount("/dev", tmpfs(&["mode=755"])),
+        mount("/etc", tmpfs(&["size=64k", "inode64"])),
+        Mount { options: MountOptions { below: 1, ..options }, ..mount("/srv", bind) },
+    ];
+    let node = |path: &str, kind| Node { path: path.to_owned(), kind, mode: 0o666, uid: 0, gid: 0 };
+    let null = NodeKind::Character { major: 1, minor: 3 };
+    request.nodes = vec![
+        node("/dev/null", null.clone()),
+        node("/dev/null", null),
+        node("/dev/pipe", NodeKind::Pipe),
+        node("/dev/fd", NodeKind::Link("/proc/self/fd".to_owned())),
+    ];
+    request.kernel = KernelSettings {
+        domain_name: Some("domain".to_owned()),
+        time: matches!(request.namespaces.user, UserNamespace::Host)
+            .then_some(TimeOffsets { monotonic: (1000, 0), boottime: (0, 5) }),
+        root_propagation: Some(Propagation::Private),
+        personality: Some(8),
+    };
+    let batch = Scheduler { policy: 3, nice: 1, ..Scheduler::default() };
+    request.process.scheduling = Scheduling { processor: Some(batch), disk: Some(2 << 13 | 5) };
+    request.masked_paths.clear();
     request
 }
 

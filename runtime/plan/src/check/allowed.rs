@@ -1,16 +1,19 @@
 //! What the policy allows a client. Each rule here is about power over the node or over others; form is checked elsewhere.
 
-use super::form::is_below;
+use super::form::{below, is_below};
 use crate::capability::CAPABILITY_NAMES;
 use crate::limits::{AUTOMATIC_IDS, HOST_IDS};
 use crate::policy::{Policy, Refusal};
 use crate::request::{
-    Capabilities, IdMap, LaunchRequest, Mount, MountSource, Namespace, Namespaces, Process, Program, Resources, Root,
-    Seccomp, UserNamespace,
+    Capabilities, IdMap, KernelSettings, LaunchRequest, Mount, MountSource, Namespace, Namespaces, Process, Program,
+    Propagation, Resources, Root, Scheduling, Seccomp, UserNamespace,
 };
 
 /// RLIMIT_NICE and RLIMIT_RTPRIO: with them a process takes processors from everybody.
 const SCHEDULING_RLIMITS: [u8; 2] = [13, 14];
+
+/// Where namespaces of workloads are bound for others to join.
+const BOUND_NAMESPACES: &str = "/run/byre/ns";
 
 /// Checks a client's request against the policy.
 pub(crate) fn allowed(request: &LaunchRequest, policy: &Policy) -> Result<(), Refusal> {
@@ -20,6 +23,7 @@ pub(crate) fn allowed(request: &LaunchRequest, policy: &Policy) -> Result<(), Re
             let remedy = "use an image; services of the node come with its release";
             return Err(Refusal::new("root", "the host's root is for the node's own services", remedy));
         }
+        Root::Directory { .. } => return denied("root", "a directory of the host as root", "use an image"),
     }
     process(&request.process, policy)?;
     namespaces(&request.namespaces, policy)?;
@@ -27,6 +31,12 @@ pub(crate) fn allowed(request: &LaunchRequest, policy: &Policy) -> Result<(), Re
     resources(&request.resources)?;
     if !policy.devices && !request.devices.is_empty() {
         return denied("devices", "devices beside the default ones", "leave them out");
+    }
+    if !request.nodes.is_empty() {
+        return denied("nodes", "nodes beside those of /dev", "leave them out");
+    }
+    if request.kernel != KernelSettings::default() {
+        return denied("kernel", "settings of the kernel", "leave them out");
     }
     match &request.seccomp {
         Seccomp::Default => Ok(()),
@@ -40,7 +50,7 @@ pub(crate) fn allowed(request: &LaunchRequest, policy: &Policy) -> Result<(), Re
 /// Checks a client's exec against the policy.
 pub(crate) fn exec_allowed(process_asked: &Process, workload: &LaunchRequest, policy: &Policy) -> Result<(), Refusal> {
     match &workload.root {
-        Root::Layers { .. } => {}
+        Root::Layers { .. } | Root::Directory { .. } => {}
         Root::Host => {
             let remedy = "read its state, logs and files through the API";
             return Err(Refusal::new("process", "a service of the node cannot be entered", remedy));
@@ -77,6 +87,9 @@ fn process(process: &Process, policy: &Policy) -> Result<(), Refusal> {
     if process.oom_score_adj.is_some_and(|value| value < 0) {
         return denied("process.oom_score_adj", "a container to be spared at others' cost", "use 0 to 1000");
     }
+    if process.scheduling != Scheduling::default() {
+        return denied("process.scheduling", "a scheduling of its own", "leave it out");
+    }
     let scheduling =
         process.rlimits.iter().position(|limit| SCHEDULING_RLIMITS.contains(&limit.resource) && limit.hard != 0);
     match scheduling {
@@ -107,13 +120,15 @@ fn namespaces(namespaces: &Namespaces, policy: &Policy) -> Result<(), Refusal> {
         }
     }
     match net {
-        Namespace::New | Namespace::Join(_) => {}
+        Namespace::New => {}
+        Namespace::Join(bound) => below("namespaces.net", bound, BOUND_NAMESPACES)?,
         Namespace::Host if policy.host_network => {}
         Namespace::Host => return denied("namespaces.net", "the host's network", "use a network of its own"),
     }
     for (name, namespace) in [("pid", pid), ("ipc", ipc), ("uts", uts), ("cgroup", cgroup)] {
         match namespace {
-            Namespace::New | Namespace::Join(_) => {}
+            Namespace::New => {}
+            Namespace::Join(bound) => below(&format!("namespaces.{name}"), bound, BOUND_NAMESPACES)?,
             Namespace::Host if policy.host_namespaces => {}
             Namespace::Host => {
                 return denied(&format!("namespaces.{name}"), "sharing it with the host", "use a new one");
@@ -158,8 +173,17 @@ fn mount(index: usize, mount: &Mount, policy: &Policy) -> Result<(), Refusal> {
         | MountSource::Volume(_)
         | MountSource::OwnVolume(_)
         | MountSource::GeneratedFile(_) => {}
+        MountSource::FileSystem { kind, .. } => {
+            let field = format!("mounts[{index}].source");
+            return denied(&field, &format!("a file system of kind {kind}"), "use a volume or a tmpfs");
+        }
     }
-    Ok(())
+    match mount.options.propagation {
+        Propagation::Private | Propagation::Slave => Ok(()),
+        Propagation::Shared => {
+            denied(&format!("mounts[{index}].options.propagation"), "shared mounts", "use private or slave")
+        }
+    }
 }
 
 fn resources(resources: &Resources) -> Result<(), Refusal> {

@@ -37,6 +37,7 @@ fn container() -> LaunchRequest {
             rlimits: vec![Rlimit { resource: 7, soft: 1, hard: 2 }],
             no_new_privileges: true,
             oom_score_adj: None,
+            scheduling: crate::Scheduling::default(),
         },
         root: Root::Layers { layers: vec![crate::Digest([0; 32])], read_only: false },
         namespaces: Namespaces { user: UserNamespace::Automatic, ..Namespaces::default() },
@@ -49,6 +50,8 @@ fn container() -> LaunchRequest {
         read_only_paths: Vec::new(),
         seccomp: Seccomp::Default,
         landlock: Vec::new(),
+        nodes: Vec::new(),
+        kernel: crate::KernelSettings::default(),
     }
 }
 
@@ -128,9 +131,29 @@ fn what_reaches_the_host_is_refused_to_a_client() {
         refused(|request| add_mount(request, "/x", bind("/data/binds/a"), shared)),
         "mounts[2].options.propagation"
     );
-    let device =
-        DeviceRule { block: true, major: None, minor: None, read: true, write: true, mknod: false, path: None };
+    let device = DeviceRule {
+        block: true,
+        major: None,
+        minor: None,
+        read: true,
+        write: true,
+        mknod: false,
+        path: None,
+        deny: false,
+    };
     assert_eq!(refused(|request| request.devices.push(device)), "devices");
+    let node = crate::Node { path: "/dev/x".to_owned(), kind: crate::NodeKind::Pipe, mode: 0o600, uid: 0, gid: 0 };
+    assert_eq!(refused(|request| request.nodes.push(node)), "nodes");
+    assert_eq!(refused(|request| request.kernel.personality = Some(8)), "kernel");
+    assert_eq!(refused(|request| request.process.scheduling.disk = Some(0)), "process.scheduling");
+    assert_eq!(refused(|request| request.root = Root::Directory { path: "/etc".to_owned(), read_only: true }), "root");
+    let ext4 = MountSource::FileSystem {
+        kind: "ext4".to_owned(),
+        source: "/dev/vda".to_owned(),
+        settings: Vec::new(),
+        copy_up: false,
+    };
+    assert_eq!(refused(|request| add_mount(request, "/x", ext4, options)), "mounts[2].source");
     let partition = ("cpuset.cpus.partition".to_owned(), "root".to_owned());
     assert_eq!(refused(|request| request.resources.unified.push(partition)), "resources.unified[0]");
 }

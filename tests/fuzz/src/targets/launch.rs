@@ -76,7 +76,8 @@ fn checked(request: &LaunchRequest) -> Option<Plan> {
                 == 0
         );
         assert!(!plan.request().mounts.iter().any(|mount| matches!(mount.source, MountSource::Bind { .. })));
-        assert!(plan.request().devices.is_empty());
+        assert!(plan.request().devices.is_empty() && plan.request().nodes.is_empty());
+        assert!(matches!(plan.request().root, Root::Layers { .. }));
     }
     let plan = by_root?;
     assert_eq!(plan.request(), request, "a check alters nothing");
@@ -107,8 +108,10 @@ fn is_plain_path(path: &str) -> bool {
 fn within_bounds(request: &LaunchRequest) {
     let process = &request.process;
     process_within_bounds(process);
-    if let Root::Layers { layers, .. } = &request.root {
-        assert!((1..=limits::LAYERS).contains(&layers.len()));
+    match &request.root {
+        Root::Layers { layers, .. } => assert!((1..=limits::LAYERS).contains(&layers.len())),
+        Root::Directory { path, .. } => assert!(is_plain_path(path)),
+        Root::Host => {}
     }
     assert!(request.mounts.len() <= limits::MOUNTS);
     for mount in &request.mounts {
@@ -125,8 +128,12 @@ fn within_bounds(request: &LaunchRequest) {
             | MountSource::Tmpfs { .. }
             | MountSource::Volume(_)
             | MountSource::OwnVolume(_) => {}
+            MountSource::FileSystem { kind, settings, .. } => {
+                assert!(!kind.is_empty() && !kind.contains('/') && settings.len() <= limits::FILE_SYSTEM_SETTINGS);
+            }
         }
     }
+    assert!(request.nodes.len() <= limits::NODES && request.nodes.iter().all(|node| is_plain_path(&node.path)));
     for path in request.masked_paths.iter().chain(&request.read_only_paths) {
         assert!(is_plain_path(path));
     }
