@@ -7,6 +7,7 @@
 mod capability;
 mod container;
 mod image;
+pub mod oci;
 mod signal;
 mod user;
 
