@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-plan", &[]),
     ("byre-spec", &["byre-plan"]),
     ("byre-launch", &["byre-plan"]),
+    ("byre-oci", &["byre-launch", "byre-plan", "byre-spec"]),
     ("byre-image", &[]),
     ("byre-slots", &[]),
     ("byre-verity", &[]),

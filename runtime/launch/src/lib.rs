@@ -159,6 +159,19 @@ pub fn exec(
     })
 }
 
+/// Applies a plan's limits to cgroups that exist already. For a process that may wait; PID 1 lets a child of its own do it.
+///
+/// # Errors
+/// The step, what it was about, and the kernel's error number.
+pub fn apply_limits(
+    plan: &Plan,
+    outer: BorrowedFd<'_>,
+    leaf: BorrowedFd<'_>,
+) -> Result<(), (&'static str, String, i32)> {
+    limits::apply(outer, leaf, &plan.request().resources)
+        .map_err(|failure| (failure.step, failure.subject, failure.errno))
+}
+
 /// What a clone of PID 1 is to become.
 enum Is {
     /// The workload's own process.

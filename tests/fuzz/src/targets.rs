@@ -2,6 +2,7 @@
 
 mod api;
 mod archive;
+mod bundle;
 mod config;
 mod control;
 mod copy;
@@ -29,6 +30,7 @@ pub static TARGETS: &[&Target] = &[
     &config::TARGET,
     &dhcp::TARGET,
     &texts::TARGET,
+    &bundle::TARGET,
     &layer::TARGET,
     &erofs::TARGET,
     &archive::TARGET,

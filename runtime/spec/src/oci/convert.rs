@@ -32,6 +32,7 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
     }
     let linux = config.linux;
     let namespaces = namespaces(&linux)?;
+    let devices = resources::device_rules(&linux.resources.devices, &linux.devices)?;
     let nodes = nodes(&linux.devices, &namespaces, mounts::keeps_dev(&config.mounts))?;
     let request = LaunchRequest {
         process,
@@ -44,7 +45,7 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
             .collect::<Result<_, _>>()?,
         hostname: Some(config.hostname).filter(|name| !name.is_empty()),
         resources: resources::resources(&linux.resources)?,
-        devices: resources::device_rules(&linux.resources.devices)?,
+        devices,
         sysctls: linux.sysctl.clone().into_iter().collect(),
         masked_paths: linux.masked_paths.clone(),
         read_only_paths: linux.readonly_paths.clone(),

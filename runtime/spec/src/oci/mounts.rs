@@ -13,6 +13,7 @@ const NO_DEV: u32 = 0x4;
 const NO_EXEC: u32 = 0x8;
 const NO_ACCESS_TIME: u32 = 0x10;
 const STRICT_ACCESS_TIME: u32 = 0x20;
+const ACCESS_TIMES: u32 = 0x70;
 const NO_DIRECTORY_ACCESS_TIME: u32 = 0x80;
 const NO_SYMLINKS: u32 = 0x20_0000;
 
@@ -130,11 +131,11 @@ fn sort(field: &str, options: &[String]) -> Result<Options, Refusal> {
         if let Some((_, propagation)) = MOUNT_PROPAGATIONS.iter().find(|(name, _)| *name == option) {
             sorted.propagation = Some(*propagation);
         } else if let Some((_, _, bit)) = MOUNT_FLAGS.iter().find(|(set, _, _)| *set == option) {
-            sorted.set |= bit;
+            add(&mut sorted.set, *bit);
         } else if let Some((_, _, bit)) = MOUNT_FLAGS.iter().find(|(_, clear, _)| *clear == option) {
             sorted.set &= !bit;
         } else if let Some(bit) = below(option, true) {
-            sorted.below |= bit;
+            add(&mut sorted.below, bit);
         } else if below(option, false).is_some() {
             // Taking a protection off what lies below is asked for by nobody, and would need the mount's own flags.
             let remedy = "leave it out, or mount what lies below by itself";
@@ -150,6 +151,14 @@ fn sort(field: &str, options: &[String]) -> Result<Options, Refusal> {
         }
     }
     Ok(sorted)
+}
+
+/// Adds an attribute. Of the access times, which are one choice, the last counts.
+fn add(set: &mut u32, bit: u32) {
+    if bit & ACCESS_TIMES != 0 {
+        *set &= !ACCESS_TIMES;
+    }
+    *set |= bit;
 }
 
 /// The bit of an option that means the mounts below too.

@@ -133,8 +133,12 @@ fn disk(wanted: &config::BlockIo, limits: &mut Resources) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Rules of devices in the bundle's order. What no rule names is denied, but for the default devices.
-pub(super) fn device_rules(wanted: &[config::DeviceAccess]) -> Result<Vec<DeviceRule>, Refusal> {
+/// Rules of devices in the bundle's order. What no rule names is denied, but for the default devices, and for making those that the bundle
+/// lists.
+pub(super) fn device_rules(
+    wanted: &[config::DeviceAccess],
+    nodes: &[config::Device],
+) -> Result<Vec<DeviceRule>, Refusal> {
     let mut rules = Vec::with_capacity(wanted.len());
     for (index, rule) in wanted.iter().enumerate() {
         let field = format!("linux.resources.devices[{index}]");
@@ -175,6 +179,16 @@ pub(super) fn device_rules(wanted: &[config::DeviceAccess]) -> Result<Vec<Device
         rule.deny && rule.major.is_none() && rule.minor.is_none() && rule.read && rule.write && rule.mknod
     };
     let first = rules.iter().position(|rule| !everything(rule)).unwrap_or(rules.len());
-    rules.drain(..first);
+    let made = nodes.iter().filter(|node| node.r#type != "p").map(|node| DeviceRule {
+        block: node.r#type == "b",
+        major: u32::try_from(node.major).ok(),
+        minor: u32::try_from(node.minor).ok(),
+        read: false,
+        write: false,
+        mknod: true,
+        path: None,
+        deny: false,
+    });
+    rules.splice(..first, made);
     Ok(rules)
 }

@@ -232,9 +232,9 @@ fn options_of_mounts_are_sorted_out() {
 fn denying_everything_first_is_the_default() {
     let rule = |value: Value| serde_json::from_value::<config::DeviceAccess>(value).unwrap();
     let all = json!({ "allow": false, "access": "rwm" });
-    assert!(resources::device_rules(&[rule(all.clone())]).unwrap().is_empty());
+    assert!(resources::device_rules(&[rule(all.clone())], &[]).unwrap().is_empty());
     let fuse = json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw" });
-    let rules = resources::device_rules(&[rule(all.clone()), rule(fuse.clone()), rule(all)]).unwrap();
+    let rules = resources::device_rules(&[rule(all.clone()), rule(fuse.clone()), rule(all)], &[]).unwrap();
     assert_eq!(rules.iter().map(|rule| rule.deny).collect::<Vec<_>>(), [false, true, true]);
 }
 
