@@ -48,6 +48,18 @@ impl Ids {
         (outside(&self.uids, 0), outside(&self.gids, 0))
     }
 
+    /// The host ids of a user and a group of the workload.
+    ///
+    /// # Errors
+    /// EOVERFLOW if it has no such ids.
+    pub(crate) fn outside(&self, uid: u32, gid: u32) -> Result<(u32, u32), Errno> {
+        match (find(&self.uids, uid), find(&self.gids, gid)) {
+            _ if self.is_host() => Ok((uid, gid)),
+            (Some(uid), Some(gid)) => Ok((uid, gid)),
+            (Some(_) | None, Some(_) | None) => Err(Errno::OVERFLOW),
+        }
+    }
+
     /// What goes into uid_map and gid_map.
     pub(crate) fn lines(&self) -> (String, String) {
         (lines(&self.uids), lines(&self.gids))
@@ -73,12 +85,15 @@ impl Ids {
 }
 
 fn outside(maps: &[IdMap], inside: u32) -> u32 {
-    let mut found = maps.iter().filter_map(|map| {
+    // No map at all is the host itself.
+    find(maps, inside).unwrap_or(if maps.is_empty() { inside } else { 0 })
+}
+
+fn find(maps: &[IdMap], inside: u32) -> Option<u32> {
+    maps.iter().find_map(|map| {
         let offset = inside.checked_sub(map.inside).filter(|offset| *offset < map.count)?;
         map.outside.checked_add(offset)
-    });
-    // No map at all is the host itself.
-    found.next().unwrap_or(if maps.is_empty() { inside } else { 0 })
+    })
 }
 
 fn lines(maps: &[IdMap]) -> String {
@@ -99,6 +114,8 @@ mod tests {
             vec![IdMap { inside: 1, outside: 70_000, count: 10 }, IdMap { inside: 0, outside: 90_000, count: 1 }];
         let ids = Ids::of(&UserNamespace::Mapped { uids: maps.clone(), gids: maps }, None).unwrap();
         assert_eq!(ids.root(), (90_000, 90_000));
+        assert_eq!(ids.outside(3, 0), Ok((70_002, 90_000)));
+        assert_eq!(ids.outside(11, 0), Err(Errno::OVERFLOW));
         assert_eq!(ids.lines().0, "1 70000 10\n0 90000 1\n");
         assert_eq!(Ids::of(&UserNamespace::Host, None).unwrap().root(), (0, 0));
         assert!(Ids::of(&UserNamespace::Automatic, None).is_err());

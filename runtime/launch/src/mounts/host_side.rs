@@ -117,6 +117,9 @@ pub(crate) fn prepare(request: &LaunchRequest, context: &Context<'_>, ids: &Ids)
                 mknodat(directory, name, kind, mode, number)?;
                 chmodat(directory, name, mode, AtFlags::empty())
             })?;
+            let (uid, gid) = ids.outside(node.uid, node.gid).step("map owner of node", &node.path)?;
+            let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            chownat(&made, "", owner.0, owner.1, AtFlags::EMPTY_PATH).step("make node", &node.path)?;
             host.nodes.push((node.path.clone(), made));
         }
     }

@@ -128,6 +128,17 @@ impl Cover<'_> {
     }
 }
 
+/// Makes the working directory while the root can still be written.
+fn make_working_directory(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
+    match inside::open(root, path) {
+        Err(Errno::NOENT) => {
+            inside::open_or_make(root, path, Kind::Directory).map(drop).step("make working directory", path)
+        }
+        // What else is wrong with it is said when it is entered.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn existing(root: BorrowedFd<'_>, path: &str, step: &'static str) -> Result<Option<OwnedFd>, Failure> {
     match inside::open(root, path) {
         Ok(place) => Ok(Some(place)),
@@ -151,6 +162,7 @@ pub(crate) fn enter_root(
     drop(host_root);
     place_all(root.as_fd(), request, host)?;
     if read_only {
+        make_working_directory(root.as_fd(), &request.process.cwd)?;
         let set = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
         mount_setattr(root.as_fd(), c"", false, &MountAttributes { set, ..MountAttributes::default() })
             .step(step, "read-only")?;

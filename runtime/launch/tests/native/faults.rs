@@ -288,6 +288,10 @@ fn bundle(bench: &Bench, users: UserNamespace) -> LaunchRequest {
     };
     let options = MountOptions { further: 0x10, ..MountOptions::default() };
     let bind = MountSource::Bind { path: "/usr/share".to_owned(), recursive: true };
+    // The host root's tree is not a container root's to write.
+    if request.namespaces.user == UserNamespace::Host {
+        request.process.cwd = "/bundle/directory".to_owned();
+    }
     request.mounts = vec![
         mount("/proc", MountSource::Proc),
         mount("/dev", tmpfs(&["mode=755"])),
@@ -378,6 +382,7 @@ impl<'a> Trial<'a> {
         let containers = self.bench.directory("containers");
         byre_launch::remove_container_files(&containers, WorkloadId(ID)).expect("remove files");
         let _ = std::fs::remove_dir_all(self.bench.files.path().join("volumes/faulty"));
+        let _ = std::fs::remove_dir_all(self.bench.files.path().join("tree-1/bundle"));
         // Each start is its layers' first, so that it reaches every place.
         self.bench.release_layers();
         ended
