@@ -30,6 +30,8 @@ use crate::{cgroups, console, hooks, sys};
 pub(crate) struct Options {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
+    /// From the bundle, or absolute.
+    pub(crate) config: PathBuf,
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) console_socket: Option<PathBuf>,
     pub(crate) pidfd_socket: Option<PathBuf>,
@@ -57,7 +59,7 @@ pub(crate) fn create(store: &Store, options: &Options, log: &Log) -> Result<Crea
         .into_os_string()
         .into_string()
         .map_err(|_| wrong("the bundle's path is no UTF-8", "use one that is"))?;
-    let json = read_config(&Path::new(&directory).join("config.json"))?;
+    let json = read_config(&Path::new(&directory).join(&options.config))?;
     let own = Own::read()?;
     let (bundle, plan) = host::bundle(&json, &directory, &own, log)?;
     terminal_fits(options, plan.request())?;

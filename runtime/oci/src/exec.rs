@@ -207,7 +207,13 @@ fn process(options: &Options, first: &Process, own: &Own, bundle: &str, log: &Lo
     process.user.additional_groups.extend(&options.additional_gids);
     process.no_new_privileges |= options.no_new_privs;
     for name in &options.cap {
-        let mask = byre_spec::capability(name).map_err(|error| wrong(error.to_string(), "see capabilities(7)"))?;
+        let mask = match byre_spec::capability(name) {
+            Ok(mask) => mask & own.capabilities(),
+            Err(error) => {
+                log.warn(&error.to_string());
+                0
+            }
+        };
         let sets = &mut process.capabilities;
         sets.bounding |= mask;
         sets.permitted |= mask;

@@ -25,14 +25,12 @@ pub(crate) fn one(hook: &Hook, state: &str) -> Result<(), String> {
     use std::os::unix::process::CommandExt as _;
     let deadline = hook.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
     let mut command = Command::new(&hook.path);
-    command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    for entry in &hook.env {
-        if let Some((name, value)) = entry.split_once('=') {
-            command.env(name, value);
-        }
+    if let Some(environment) = &hook.env {
+        command.env_clear().envs(environment.iter().filter_map(|entry| entry.split_once('=')));
     }
     let mut child = command.spawn().map_err(|error| format!("cannot be executed: {error}"))?;
     if let Some(mut stdin) = child.stdin.take() {

@@ -34,6 +34,11 @@ impl Own {
         })
     }
 
+    /// Capabilities that this process has and can give.
+    pub(crate) fn capabilities(&self) -> u64 {
+        self.capabilities
+    }
+
     pub(crate) fn around<'a>(&self, bundle: &'a str) -> Around<'a> {
         Around {
             bundle,

@@ -53,6 +53,9 @@ struct Cli {
     /// Accepted: a cgroupsPath in systemd's form becomes the path that systemd would use; systemd itself is not asked.
     #[arg(long, global = true)]
     systemd_cgroup: bool,
+    /// Accepted for crun's callers: cgroupfs, or systemd as --systemd-cgroup.
+    #[arg(long, global = true, value_parser = ["cgroupfs", "systemd"], default_value = "cgroupfs")]
+    cgroup_manager: String,
     /// =true, =false or =auto. Containers are made by root only.
     #[arg(long, global = true, default_value = "auto", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rootless: String,
@@ -65,6 +68,9 @@ struct Making {
     /// Directory of the bundle.
     #[arg(long, short = 'b', default_value = ".")]
     bundle: PathBuf,
+    /// Configuration, from the bundle.
+    #[arg(long, short = 'f', default_value = "config.json")]
+    config: PathBuf,
     /// Socket that is sent the terminal's master.
     #[arg(long)]
     console_socket: Option<PathBuf>,
@@ -290,6 +296,7 @@ fn options(making: Making, attached: bool) -> Result<create::Options, Error> {
     Ok(create::Options {
         id: making.id,
         bundle: making.bundle,
+        config: making.config,
         pid_file: making.pid_file,
         console_socket: making.console_socket,
         pidfd_socket: making.pidfd_socket,

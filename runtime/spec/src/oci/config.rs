@@ -115,8 +115,9 @@ pub struct Hook {
     pub path: String,
     /// Its arguments, `argv[0]` first.
     pub args: Vec<String>,
-    /// Its whole environment.
-    pub env: Vec<String>,
+    /// Its whole environment; without one it has the caller's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
     /// Seconds after which it is ended and counts as failed.
     pub timeout: Option<u32>,
 }

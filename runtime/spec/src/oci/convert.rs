@@ -33,7 +33,7 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
     let linux = config.linux;
     let namespaces = namespaces(&linux)?;
     let devices = resources::device_rules(&linux.resources.devices, &linux.devices)?;
-    let nodes = nodes(&linux.devices, &namespaces, mounts::keeps_dev(&config.mounts))?;
+    let nodes = nodes(&linux.devices, mounts::keeps_dev(&config.mounts))?;
     let request = LaunchRequest {
         process,
         root: Root::Directory { path: joined(around.bundle, &config.root.path), read_only: config.root.readonly },
@@ -124,7 +124,8 @@ fn hooks(hooks: &Hooks) -> Result<(), Refusal> {
             return Err(refusal(&field, format!("has {}", hooks.len()), format!("use at most {HOOKS}")));
         }
         for (index, hook) in hooks.iter().enumerate() {
-            let nul = hook.path.contains('\0') || hook.args.iter().chain(&hook.env).any(|text| text.contains('\0'));
+            let nul = hook.path.contains('\0')
+                || hook.args.iter().chain(hook.env.iter().flatten()).any(|text| text.contains('\0'));
             if !hook.path.starts_with('/') || nul {
                 let remedy = "give the program by its absolute path, and no text with a NUL byte";
                 return Err(refusal(&format!("{field}[{index}].path"), "cannot be executed", remedy));
@@ -225,7 +226,7 @@ fn personality(wanted: &Personality) -> Result<u32, Refusal> {
 }
 
 /// The default devices and links of config-linux.md, and the bundle's own devices.
-fn nodes(devices: &[Device], namespaces: &Namespaces, keeps_dev: bool) -> Result<Vec<Node>, Refusal> {
+fn nodes(devices: &[Device], keeps_dev: bool) -> Result<Vec<Node>, Refusal> {
     const DEFAULT: [(&str, u32, u32); 6] =
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     const LINKS: [(&str, &str); 6] = [
@@ -270,10 +271,6 @@ fn nodes(devices: &[Device], namespaces: &Namespaces, keeps_dev: bool) -> Result
             }
         };
         let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
-        if (uid, gid) != (0, 0) && kind != NodeKind::Pipe && !matches!(namespaces.user, UserNamespace::Host) {
-            let remedy = "leave the owner out: devices of a user namespace belong to its root";
-            return Err(refusal(&field, "has an owner", remedy));
-        }
         // Bits of the type, which some write too, say nothing new.
         let mode = u16::try_from(device.file_mode.unwrap_or(0o666) & 0o777).unwrap_or(0o666);
         // One of the bundle's takes the place of a default one.

@@ -126,7 +126,7 @@ fn every_field_does_something_or_is_refused_by_name() {
     for (path, verdict) in FIELDS {
         let (mut changed, mut whole) = (everything(), &whole);
         if path.starts_with("linux.devices[].m") {
-            // A pipe has no number, and a device of a user namespace no owner.
+            // A pipe has no number.
             changed["linux"]["devices"] = json!([{ "type": "c", "path": "/dev/x", "major": 1, "minor": 5 }]);
             whole = &device;
         }
