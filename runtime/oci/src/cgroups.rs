@@ -151,15 +151,35 @@ pub(crate) fn check(resources: &Resources) -> Result<(), Error> {
     if needed.is_empty() {
         return Ok(());
     }
-    let place = mount()?.join("cgroup.controllers");
-    let available = fs::read_to_string(&place).map_err(cannot(format!("read {}", place.display())))?;
-    let missing = needed.iter().find(|name| !available.split_whitespace().any(|one| one == **name));
+    let available = controllers()?;
+    let missing = needed.iter().find(|name| !available.iter().any(|one| one == **name));
     missing.map_or(Ok(()), |name| {
         Err(wrong(
             format!("linux.resources: cgroup v2 of this host has no controller {name:?}, it runs cgroup v1 or both"),
             "leave the limit out, or boot with systemd.unified_cgroup_hierarchy=1 or cgroup_no_v1=all",
         ))
     })
+}
+
+/// Controllers that this host has in cgroup v2.
+fn controllers() -> Result<Vec<String>, Error> {
+    let place = mount()?.join("cgroup.controllers");
+    let available = fs::read_to_string(&place).map_err(cannot(format!("read {}", place.display())))?;
+    Ok(available.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Takes out what asks for no limit where there is no controller that could set one: a new cgroup has none.
+pub(crate) fn without_needless(resources: &mut Resources) -> Result<(), Error> {
+    if resources.unified.is_empty() {
+        return Ok(());
+    }
+    let available = controllers()?;
+    resources.unified.retain(|(file, value)| {
+        let controller = file.split('.').next().unwrap_or_default();
+        let is_none = value == "max" || value.starts_with("max ");
+        !is_none || available.iter().any(|one| one == controller)
+    });
+    Ok(())
 }
 
 /// Removes a container's cgroups, when the last process is gone.

@@ -7,6 +7,7 @@ use std::path::Path;
 use byre_plan::{LaunchRequest, MountSource, Origin, Plan, Policy, Root};
 use byre_spec::oci::{Around, Bundle, read_bundle};
 
+use crate::cgroups;
 use crate::error::{Error, cannot, wrong};
 use crate::log::Log;
 
@@ -56,6 +57,7 @@ pub(crate) fn bundle(json: &[u8], directory: &str, own: &Own, log: &Log) -> Resu
         log.warn(warning);
     }
     resolve(&mut bundle.request)?;
+    cgroups::without_needless(&mut bundle.request.resources)?;
     let plan = Plan::check(bundle.request.clone(), &Policy::default(), Origin::VerifiedRoot)?;
     Ok((bundle, plan))
 }

@@ -198,7 +198,11 @@ fn limits_are_set_or_the_missing_controller_is_named() {
             "{said}"
         );
         assert!(bench.is_gone());
-        bench.script("sleep 100", |_| {});
+        // No limit needs no controller.
+        bench.script("sleep 100", |config| {
+            config["linux"]["resources"]["pids"] = json!({ "limit": -1 });
+            config["linux"]["resources"]["cpu"] = json!({ "quota": -1, "period": 100_000 });
+        });
         bench.create(&[]).ok();
         let said = bench.call(["update", "--pids-limit", "32", bench.id()]).failed();
         assert!(said.contains("no controller"), "{said}");
