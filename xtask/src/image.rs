@@ -114,6 +114,8 @@ pub(crate) fn build_programs(args: &Args, repository: &Path, what: &[&str]) -> R
     // The same bytes wherever the sources lie: paths of this machine are mapped away. Merged with .cargo/config.toml.
     let mut flags = vec![format!("--remap-path-prefix={}=/byre", repository.display())];
     flags.extend(cargo_home.map(|path| format!("--remap-path-prefix={}=/cargo", path.display())));
+    // Code that a build script makes lies there. The last of several that match counts.
+    flags.push(format!("--remap-path-prefix={}=/byre/target", repository.join(&target_dir).display()));
     let mut command = tools::cargo();
     command
         .current_dir(repository)
