@@ -39,12 +39,14 @@ impl Terminal {
         resize(&master, rows, columns)?;
         let dup = |fd: &OwnedFd| fd.try_clone().map(Stdio::from);
         command.stdin(dup(&slave)?).stdout(dup(&slave)?).stderr(dup(&slave)?);
-        // SAFETY: both calls are async-signal-safe and touch nothing but the new process.
+        // SAFETY: the calls are async-signal-safe and touch nothing but the new process.
         unsafe {
             command.pre_exec(|| {
                 if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
+                // As a terminal gives it, even where the test itself runs in the background of a shell.
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
                 Ok(())
             });
         }
