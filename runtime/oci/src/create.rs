@@ -25,6 +25,9 @@ use crate::log::{Log, now};
 use crate::state::{Phase, Place, Record, Status, Store, process_state, write_whole};
 use crate::{cgroups, console, hooks, sys};
 
+/// Longest state that hooks are told: it is written before they are waited for, so a pipe must hold all of it.
+const TOLD_BYTES: usize = 60 * 1024;
+
 /// How a container is made.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -64,7 +67,6 @@ pub(crate) fn create(store: &Store, options: &Options, log: &Log) -> Result<Crea
     let (bundle, plan) = host::bundle(&json, &directory, &own, log)?;
     terminal_fits(options, plan.request())?;
     cgroups::check(&plan.request().resources)?;
-    let place = store.reserve(&options.id)?;
     let record = Record {
         oci_version: bundle.version.clone(),
         id: options.id.clone(),
@@ -77,6 +79,14 @@ pub(crate) fn create(store: &Store, options: &Options, log: &Log) -> Result<Crea
         cgroup: String::new(),
         annotations: bundle.annotations.clone(),
     };
+    let told = record.told(Status::Creating).len();
+    if told > TOLD_BYTES {
+        return Err(wrong(
+            format!("annotations make the state {told} bytes long"),
+            format!("hooks are told at most {TOLD_BYTES}: shorten them"),
+        ));
+    }
+    let place = store.reserve(&options.id)?;
     let made = cgroups::path(&bundle.cgroups_path, &options.id).and_then(|cgroup| {
         let record = Record { cgroup, ..record };
         place.write("config.json", &json)?;
@@ -179,6 +189,8 @@ fn launch(
     options: &Options,
     (outer, leaf): (&OwnedFd, &OwnedFd),
 ) -> Result<Launched, Error> {
+    // From here on whoever deletes the container finds its cgroup, even if this process is killed.
+    place.save(&record)?;
     let listener = listener(place)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(cannot("make a socket pair"))?;

@@ -34,7 +34,7 @@ pub(crate) fn one(hook: &Hook, state: &str) -> Result<(), String> {
     }
     let mut child = command.spawn().map_err(|error| format!("cannot be executed: {error}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A state is shorter than a pipe, so this does not wait; a hook need not read it.
+        // A state is shorter than a pipe (creation sees to it), so this does not wait; a hook need not read it.
         let _ = stdin.write_all(state.as_bytes());
     }
     let mut told = child.stderr.take();

@@ -128,7 +128,7 @@ pub(crate) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
         Ok(found) => found,
         Err(error) => {
             return match (store.half_made(id), force) {
-                // Left by a creation that was killed: nothing of it ever had a process that is known.
+                // Left by a creation that was killed before it started anything.
                 (Some(place), _) => place.remove(),
                 (None, true) => crate::state::check_id(id),
                 (None, false) => Err(error),

@@ -108,3 +108,40 @@ fn a_hook_that_takes_too_long_has_failed() {
     assert!(said.contains("did not end within 1 s"), "{said}");
     assert!(bench.is_gone());
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_state_that_no_pipe_holds_is_refused_before_anything_is_made() {
+    let bench = Bench::new("longstate");
+    bench.script("sleep 100", |config| {
+        config["annotations"] = json!({ "long": "x".repeat(61 * 1024) });
+    });
+    let refused = bench.create(&[]).failed();
+    assert!(refused.contains("annotations make the state") && refused.contains("shorten them"), "{refused}");
+    assert!(bench.is_gone());
+    // What is just short enough is told to a hook that does not read it.
+    bench.script("sleep 100", |config| {
+        config["annotations"] = json!({ "long": "x".repeat(59 * 1024) });
+        config["hooks"]["createRuntime"] = json!([{ "path": "/bin/true", "timeout": 60 }]);
+    });
+    bench.create(&[]).ok();
+    bench.call(["delete", bench.id()]).ok();
+    assert!(bench.is_gone());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_creation_that_is_killed_leaves_what_delete_finds() {
+    let bench = Bench::new("cut");
+    let mark = bench.path("mark");
+    bench.script("sleep 100", |config| {
+        let script = format!("echo > {}; exec sleep 5", mark.display());
+        config["hooks"]["createRuntime"] = json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]);
+    });
+    let mut create = bench.command(["create", "-b"]).arg(bench.bundle()).arg(bench.id()).spawn().unwrap();
+    bench.wait("the hook", || mark.exists());
+    create.kill().unwrap();
+    create.wait().unwrap();
+    bench.call(["delete", "--force", bench.id()]).ok();
+    assert!(bench.is_gone());
+}
