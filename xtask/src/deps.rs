@@ -18,14 +18,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-launch", &["byre-plan"]),
     ("byre-oci", &["byre-launch", "byre-plan", "byre-spec"]),
     ("byre-image", &[]),
+    ("byre-release", &[]),
     ("byre-slots", &[]),
     ("byre-verity", &[]),
     // A build tool, not part of the system: it compiles service definitions to the form that PID 1 reads.
-    ("byre-rootfs-build", &["byre-plan", "byre-protocol", "byre-slots", "byre-verity"]),
+    ("byre-rootfs-build", &["byre-plan", "byre-protocol", "byre-release", "byre-slots", "byre-verity"]),
     // PID 1.
     ("byre-protocol", &["byre-plan"]),
     ("byre-core", &["byre-plan", "byre-protocol"]),
-    ("byre-init", &["byre-core", "byre-launch", "byre-plan", "byre-protocol", "byre-slots", "byre-verity"]),
+    (
+        "byre-init",
+        &["byre-core", "byre-launch", "byre-plan", "byre-protocol", "byre-release", "byre-slots", "byre-verity"],
+    ),
     // A build tool, not part of the system: it plays histories of PID 1's decisions.
     ("byre-simulation", &["byre-core", "byre-plan", "byre-protocol"]),
     // The API: never PID 1, only its protocol.

@@ -141,7 +141,9 @@ impl Init {
                 | Request::RecordFailed { .. }
                 | Request::Replay(_)
                 | Request::ReplayEnd
-                | Request::Probed { .. } => panic!("not played"),
+                | Request::Probed { .. }
+                | Request::Arm { .. }
+                | Request::Rollback => panic!("not played"),
             }
         }
     }

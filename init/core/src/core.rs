@@ -162,7 +162,7 @@ impl Core {
             Role::Log => self.actions.push(Action::OfferLogs { channel }),
             Role::State => self.offer_records(channel),
             Role::Probe => self.offer_probes(),
-            Role::Api | Role::Observer => {}
+            Role::Api | Role::Observer | Role::Update => {}
         }
     }
 

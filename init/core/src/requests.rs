@@ -1,7 +1,7 @@
 //! What services ask for: the role decides whether, the tables and the policy decide how.
 
 use byre_plan::{Name, Origin, Plan, Process, WorkloadId};
-use byre_protocol::control::{Call, PAGE, Refused, RefusedCode, Reply, Request, Target, WORKLOADS};
+use byre_protocol::control::{Call, PAGE, Refused, RefusedCode, Reply, Request, ShutdownAction, Target, WORKLOADS};
 use byre_protocol::definition::{
     DEFINITION_BYTES, DEPENDENCIES, Definition, HOOK_BYTES, HOOK_WORDS, Kind, LABEL_BYTES, LABELS, Role,
 };
@@ -42,12 +42,14 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::OpenKernelLog
         | Request::Subscribe
         | Request::ReleaseLayers
-        | Request::Shutdown { .. }
         | Request::Reexec => role == Role::Api,
+        Request::Shutdown { action: ShutdownAction::Reboot } => role == Role::Api || role == Role::Update,
+        Request::Shutdown { action: ShutdownAction::PowerOff } => role == Role::Api,
         Request::Recorded { .. } | Request::RecordFailed { .. } | Request::Replay(_) | Request::ReplayEnd => {
             role == Role::State
         }
         Request::Probed { .. } => role == Role::Probe,
+        Request::Arm { .. } | Request::Rollback => role == Role::Update,
     }
 }
 
@@ -117,6 +119,9 @@ impl Core {
             Request::Replay(record) => self.replay(*record),
             Request::ReplayEnd => self.replay_end(),
             Request::Probed { id, number, aim, passed } => self.probed(id, number, aim, passed),
+            Request::Arm { .. } | Request::Rollback => {
+                self.refuse(caller, refused(RefusedCode::WrongState, "this system cannot arm a slot: not built yet"));
+            }
         }
     }
 

@@ -120,7 +120,7 @@ pub enum Request {
     OpenKernelLog,
     /// Role api: be told of events from now on.
     Subscribe,
-    /// Role api: end all workloads and then the machine.
+    /// Role api: end all workloads and then the machine. Role update: the same, to reboot.
     Shutdown {
         /// How.
         action: ShutdownAction,
@@ -163,6 +163,28 @@ pub enum Request {
         /// Which.
         target: Target,
     },
+    /// Role update: the inactive slot holds this release; check it again and make it the one that boots next, on trial. Answered with
+    /// [`Reply::Done`] when that is on disk, and with [`Reply::Refused`] when nothing was changed.
+    Arm {
+        /// The signed release statement, [`STATEMENT_BYTES`] long.
+        statement: Vec<u8>,
+        /// What an operator allows beyond an ordinary update.
+        allow: Allow,
+    },
+    /// Role update: make the inactive slot, whose release ran here before, the one that boots next. Answered as [`Self::Arm`].
+    Rollback,
+}
+
+/// Bytes of a release statement, as `byre-release` reads it; this crate does not depend on that one.
+pub const STATEMENT_BYTES: usize = 512;
+
+/// What an operator allows beyond an ordinary update.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allow {
+    /// A release with a lower install number than the running one.
+    pub downgrade: bool,
+    /// A release that failed its trial before.
+    pub retry: bool,
 }
 
 /// How the machine ends.

@@ -323,6 +323,9 @@ pub enum Grant {
         /// Group.
         gid: u32,
     },
+    /// The root, verity and uki partitions of both slots of the booted disk: `active-root`, `active-verity` and `active-uki` for reading,
+    /// `inactive-root`, `inactive-verity` and `inactive-uki` for writing. None where the machine was booted without slots.
+    SlotPartitions,
 }
 
 /// What a control channel is for.
@@ -339,6 +342,8 @@ pub enum Role {
     Probe,
     /// No requests; told of shutdown only.
     Observer,
+    /// Releases: arming a slot that was written, going back, and the reboot into it.
+    Update,
 }
 
 /// What the image build compiles the root's service files to; PID 1 reads it from [`ServicesFile::PATH`] at start.

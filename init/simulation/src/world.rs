@@ -326,7 +326,7 @@ impl<'a> World<'a> {
                 self.say(channel, Request::ReplayEnd, 0);
             }
             Role::Api => self.say(channel, Request::Subscribe, 0),
-            Role::Log | Role::Probe | Role::Observer => {}
+            Role::Log | Role::Probe | Role::Observer | Role::Update => {}
         }
         self.tell(Event::Notified { id, run });
         true

@@ -15,6 +15,7 @@ use super::Supervisor;
 use super::kept::{Kept, KeptExec, KeptRun, Watched};
 use super::listeners::{self, GrantError};
 use super::setup::Environment;
+use super::slots;
 use super::sources::Source;
 use crate::index::{Listed, Role, Use};
 
@@ -171,6 +172,7 @@ impl Supervisor {
                 }
                 // Made by the jobs that mount the partition they lie on, or at set-up when they lie in /run.
                 Grant::Directory { .. } => {}
+                Grant::SlotPartitions => granted.named.extend(slots::partitions()?),
             }
         }
         if definition.is_notified() {

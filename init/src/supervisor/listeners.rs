@@ -42,7 +42,7 @@ impl Listeners {
         let (name, make): (&String, &dyn Fn() -> Result<OwnedFd, GrantError>) = match grant {
             Grant::ListenUnix { name, path, mode, uid, gid } => (name, &|| listen_unix(path, *mode, *uid, *gid)),
             Grant::ListenTcp { name, port } => (name, &|| listen_tcp(*port)),
-            Grant::Control(_) | Grant::KernelLog | Grant::Directory { .. } => return Ok(None),
+            Grant::Control(_) | Grant::KernelLog | Grant::Directory { .. } | Grant::SlotPartitions => return Ok(None),
         };
         let key = (service.name.clone(), name.clone());
         if !self.open.contains_key(&key) {
@@ -65,7 +65,7 @@ impl Listeners {
             Some(Grant::ListenUnix { name, .. } | Grant::ListenTcp { name, .. }) => {
                 self.open.insert((service.name.clone(), name.clone()), fd);
             }
-            Some(Grant::Control(_) | Grant::KernelLog | Grant::Directory { .. }) | None => {}
+            Some(Grant::Control(_) | Grant::KernelLog | Grant::Directory { .. } | Grant::SlotPartitions) | None => {}
         }
     }
 }

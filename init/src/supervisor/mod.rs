@@ -18,6 +18,7 @@ mod reaper;
 mod reexec;
 mod rescue;
 mod setup;
+mod slots;
 mod sources;
 mod tasks;
 mod watchdog;

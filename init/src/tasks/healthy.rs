@@ -15,6 +15,9 @@ use super::gpt_growth::{SECTOR_BYTES as DISK_SECTOR_BYTES, size_of};
 use super::{TaskError, on};
 use crate::supervisor::UNHEALTHY;
 
+/// There once the running slot is known to do its job; holds its letter. Until then nobody writes the other slot.
+pub(crate) const BLESSED: &str = "/run/byre/blessed";
+
 /// Records the running slot as healthy.
 pub(crate) fn record() -> Result<(), TaskError> {
     if let Ok(why) = std::fs::read_to_string(UNHEALTHY) {
@@ -35,5 +38,6 @@ pub(crate) fn record() -> Result<(), TaskError> {
     let boots = Attempts::decode(&sector).map_or(1, |record| record.boots);
     let record = Attempts { slot, bad_ends: 0, phase: Phase::Healthy, boots };
     device.write_all_at(&record.encode(), offset).map_err(on("write", disk))?;
-    device.sync_data().map_err(on("flush", disk))
+    device.sync_data().map_err(on("flush", disk))?;
+    std::fs::write(BLESSED, format!("{}\n", slot.letter())).map_err(on("write", BLESSED))
 }

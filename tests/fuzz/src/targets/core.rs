@@ -24,7 +24,7 @@ pub(super) static TARGET: Target = Target {
 /// Requests of one history.
 const CALLS: usize = 24;
 /// Channels by number, as a role's first byte picks them.
-const ROLES: [Role; 5] = [Role::Api, Role::State, Role::Log, Role::Probe, Role::Observer];
+const ROLES: [Role; 6] = [Role::Api, Role::State, Role::Log, Role::Probe, Role::Observer, Role::Update];
 
 fn run(input: &[u8]) -> Verdict {
     let Some((decoder, input)) = super::pick(input, 2) else { return Verdict::Refused };
