@@ -111,11 +111,13 @@ pub(crate) fn build_programs(args: &Args, repository: &Path, what: &[&str]) -> R
         .or_else(|| std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from))
         .unwrap_or_else(|| repository.join("target"));
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".cargo")));
-    // The same bytes wherever the sources lie: paths of this machine are mapped away. Merged with .cargo/config.toml.
-    let mut flags = vec![format!("--remap-path-prefix={}=/byre", repository.display())];
-    flags.extend(cargo_home.map(|path| format!("--remap-path-prefix={}=/cargo", path.display())));
-    // Code that a build script makes lies there. The last of several that match counts.
-    flags.push(format!("--remap-path-prefix={}=/byre/target", repository.join(&target_dir).display()));
+    // The same bytes wherever the sources lie: paths of this machine are mapped away. The place of downloaded crates is the same for all
+    // checkouts; those of a checkout reach its own crates alone, so that the others are built once. Merged with .cargo/config.toml.
+    let flags: Vec<String> =
+        cargo_home.map(|path| format!("--remap-path-prefix={}=/cargo", path.display())).into_iter().collect();
+    let wrappers = repository.join("xtask/wrapper");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(wrappers).chain(std::env::split_paths(&path)))?;
     let mut command = tools::cargo();
     command
         .current_dir(repository)
@@ -125,6 +127,11 @@ pub(crate) fn build_programs(args: &Args, repository: &Path, what: &[&str]) -> R
         .arg(&target_dir)
         .arg("--config")
         .arg(format!("target.{TARGET}.rustflags={}", toml::Value::from(flags)))
+        // A bare name, found in PATH: a path would be part of what names the symbols of the crates.
+        .env("CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER", "byre-mapped-rustc")
+        .env("PATH", path)
+        .env("BYRE_CHECKOUT", repository)
+        .env("BYRE_CHECKOUT_TARGET", repository.join(&target_dir))
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     if let Some(jobs) = args.jobs {
