@@ -282,8 +282,9 @@ fn guest(run: &Run) -> Result<Tally> {
     packages::ensure_installed(FOR_SCENARIOS)?;
     let image = build_image(run)?;
     container_image::make_all(&run.target.join("images"))?;
-    let built =
-        cargo(run).args(["build", "--quiet", "--locked", "--package", "byrectl", "--package", "byre-tests"]).status();
+    // Out of the whole workspace: packages alone would have other features, and so most of what the steps before built, built again.
+    let programs = ["--workspace", "--bin", "byrectl", "--bin", "byre-scenarios"];
+    let built = cargo(run).args(["build", "--quiet", "--locked"]).args(programs).status();
     anyhow::ensure!(built.context("cannot run cargo build")?.success(), "byrectl or the scenarios do not build");
     let programs = run.cargo_target.join("x86_64-unknown-linux-gnu/debug");
     let mut command = Command::new(programs.join("byre-scenarios"));
