@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::args_config::ConfigCommand;
 use crate::args_container::{CreateArgs, RunArgs};
 use crate::detach::DetachKeys;
 use crate::parse;
@@ -101,6 +102,9 @@ pub(crate) enum Command {
     /// The node's own services
     #[command(subcommand)]
     Services(ServicesCommand),
+    /// The machine's configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show the kernel's log
     Dmesg(DmesgArgs),
     /// End all workloads in order, then restart the machine

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use byre_api::client::{Endpoint, PORT, SOCKET, TcpEndpoint, connect};
 use byre_api::contexts::{Context, ContextError, Contexts};
 use byre_api::pki::ClientIdentity;
+use byre_api::proto::config_client::ConfigClient;
 use byre_api::proto::images_client::ImagesClient;
 use byre_api::proto::node_client::NodeClient;
 use byre_api::proto::workloads_client::WorkloadsClient;
@@ -42,6 +43,10 @@ impl Node {
 
     pub(crate) fn images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn config(&self) -> ConfigClient<Channel> {
+        ConfigClient::new(self.channel.clone())
     }
 
     pub(crate) fn machine(&self) -> NodeClient<Channel> {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod args_config;
 mod args_container;
 mod commands;
 mod connect;

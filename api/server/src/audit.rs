@@ -327,7 +327,7 @@ mod tests {
 
     fn peer() -> Peer {
         let origin = Origin::Certificate { name: "erika".into(), serial: "0a".into() };
-        Peer { origin, role: Some(Role::Operator), joined: true }
+        Peer { origin, role: Some(Role::Operator), joined: true, connected_boot_ms: 0 }
     }
 
     fn lines(directory: &Path) -> Vec<serde_json::Value> {

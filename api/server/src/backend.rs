@@ -28,6 +28,8 @@ pub struct Sockets {
     pub image: PathBuf,
     /// `byred stats`.
     pub stats: PathBuf,
+    /// `byred config`.
+    pub config: PathBuf,
 }
 
 /// Shared by all services of the API.

@@ -49,6 +49,8 @@ pub(crate) struct Peer {
     pub role: Option<Role>,
     /// Whether we showed it a certificate of the authority; always so on the unix socket.
     pub joined: bool,
+    /// When the connection was accepted, in milliseconds since boot.
+    pub connected_boot_ms: u64,
 }
 
 impl Peer {
@@ -79,12 +81,23 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "Images/InspectImage"
         | "Node/Version"
         | "Node/GetNode"
-        | "Node/KernelLog" => Role::Reader,
+        | "Node/KernelLog"
+        | "Config/GetConfigSchema"
+        | "Config/GetConfig"
+        | "Config/PlanConfig"
+        | "Config/CompareConfig"
+        | "Config/ListConfig" => Role::Reader,
         // Restart of a service of the node needs more; that is checked when it is known which workload is meant.
         "Workloads/Create" | "Workloads/Start" | "Workloads/Stop" | "Workloads/Restart" | "Workloads/Kill"
         | "Workloads/Remove" | "Workloads/Attach" | "Workloads/Exec" | "Workloads/CopyIn" | "Workloads/CopyOut"
         | "Images/Load" | "Images/RemoveImage" | "Images/PruneImages" => Role::Operator,
-        "Node/Shutdown" | "Node/Reexec" | "Identity/GetSigningRequest" | "Identity/InstallCertificate" => Role::Admin,
+        "Node/Shutdown"
+        | "Node/Reexec"
+        | "Identity/GetSigningRequest"
+        | "Identity/InstallCertificate"
+        | "Config/ApplyConfig"
+        | "Config/ConfirmConfig"
+        | "Config/UndoConfig" => Role::Admin,
         _ => return None,
     })
 }
@@ -176,7 +189,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(methods, 29);
+        assert!(methods >= 37, "{methods}");
         assert_eq!(needed_role("/byre.node.v1.Workloads/Unheard"), None);
         assert_eq!(needed_role("/other.Service/List"), None);
         assert_eq!(needed_role(""), None);
@@ -184,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_role_may_do_what_it_needs_and_all_below() {
-        let peer = |role, joined| Peer { origin: Origin::Unix { uid: 1 }, role, joined };
+        let peer = |role, joined| Peer { origin: Origin::Unix { uid: 1 }, role, joined, connected_boot_ms: 0 };
         let code = |role, joined, path| admit(&peer(role, joined), path).map_err(|status| status.code());
         let cases = [
             ("/byre.node.v1.Workloads/List", Role::Reader),

@@ -30,6 +30,7 @@ mod readiness;
 mod say;
 mod server;
 mod session;
+mod settings;
 mod spec;
 mod tls;
 mod why;

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use crate::convert;
 use crate::gate::{Origin, Peer};
 use crate::say::say;
 use crate::tls::NodeTls;
@@ -166,7 +167,7 @@ pub(crate) async fn unix(listener: OwnedFd, accepted: Accepted) -> std::io::Resu
 /// Root is the machine's administrator; whoever else may open the socket looks only.
 fn unix_peer(uid: u32) -> Peer {
     let role = if uid == 0 { Role::Admin } else { Role::Reader };
-    Peer { origin: Origin::Unix { uid }, role: Some(role), joined: true }
+    Peer { origin: Origin::Unix { uid }, role: Some(role), joined: true, connected_boot_ms: convert::now().boot_ms }
 }
 
 /// Serves a listening TCP socket with TLS for ever.
@@ -202,7 +203,8 @@ async fn handshake(stream: TcpStream, tls: &NodeTls, permit: OwnedSemaphorePermi
     let leaf = leaf.ok_or_else(|| std::io::Error::other("the client showed no certificate"))?;
     let who = subject(leaf).map_err(std::io::Error::other)?;
     let origin = Origin::Certificate { name: who.name, serial: who.serial };
-    let peer = Peer { origin, role: who.role, joined: serving.joined };
+    let connected_boot_ms = convert::now().boot_ms;
+    let peer = Peer { origin, role: who.role, joined: serving.joined, connected_boot_ms };
     Ok(Connection { bytes: Bytes::Tls(Box::new(stream)), peer, _permit: permit })
 }
 

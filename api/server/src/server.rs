@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use byre_api::proto::config_server::ConfigServer;
 use byre_api::proto::identity_server::IdentityServer;
 use byre_api::proto::images_server::ImagesServer;
 use byre_api::proto::node_server::NodeServer;
@@ -13,6 +14,7 @@ use byre_api::proto::workloads_server::WorkloadsServer;
 use byre_protocol::control::Request;
 use byre_protocol::frame::FrameError;
 use byre_protocol::peer::{IMAGE_SOCKET, LOG_SOCKET, STATS_SOCKET};
+use byre_protocol::settings::CONFIG_SOCKET;
 use tokio::io::Interest;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,6 +31,7 @@ use crate::listen;
 use crate::node::{FactsSource, NodeService};
 use crate::readiness::register;
 use crate::say::say;
+use crate::settings::{self, ConfigService};
 use crate::tls::{NodeTls, TlsError};
 use crate::workloads::WorkloadsService;
 
@@ -92,7 +95,12 @@ impl Options {
             audit: "/data/audit".into(),
             config: "/run/byre/config/api.json".into(),
             resolv_conf: "/run/byre/net/resolv.conf".into(),
-            sockets: Sockets { log: LOG_SOCKET.into(), image: IMAGE_SOCKET.into(), stats: STATS_SOCKET.into() },
+            sockets: Sockets {
+                log: LOG_SOCKET.into(),
+                image: IMAGE_SOCKET.into(),
+                stats: STATS_SOCKET.into(),
+                config: CONFIG_SOCKET.into(),
+            },
             facts,
             ready,
         }
@@ -143,6 +151,7 @@ pub fn run(options: Options) -> Result<(), Error> {
 /// # Errors
 /// See [`Error`].
 pub async fn serve(options: Options) -> Result<(), Error> {
+    settings::reading(&options.sockets.config).await;
     let config = ApiConfig::read(&options.config)?;
     let audit = Audit::open(&options.audit)?;
     let control = Control::new(options.control).map_err(|error| Error::Descriptor("control", error))?;
@@ -180,6 +189,7 @@ pub async fn serve(options: Options) -> Result<(), Error> {
     }
     drop(accepted);
 
+    tokio::spawn(settings::follow(Arc::clone(&backend)));
     let reading = control.serve();
     let (end, ended) = oneshot::channel();
     let server = serve_connections(backend, identity, options.facts, connections, ended, options.ready);
@@ -247,7 +257,8 @@ async fn serve_connections(
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .layer(GateLayer)
         .add_service(workloads.max_decoding_message_size(MESSAGE_BYTES))
-        .add_service(ImagesServer::new(ImagesService(backend)).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(ImagesServer::new(ImagesService(Arc::clone(&backend))).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(ConfigServer::new(ConfigService(backend)).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(node).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(IdentityServer::new(identity).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(health_service)

@@ -19,4 +19,5 @@ pub mod frame;
 pub mod handoff;
 pub mod peer;
 pub mod probe;
+pub mod settings;
 pub mod status;

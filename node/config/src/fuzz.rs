@@ -56,9 +56,9 @@ pub fn stored(bytes: &[u8]) -> bool {
     match store::decode(bytes, Path::new("fuzz")) {
         Ok(stored) => {
             let document = toml::to_string(&stored.configuration).expect("a configuration can be written");
-            let again = store::encode(&stored.instance, &stored.origin, document.as_bytes());
+            let again = store::encode(&stored.header, document.as_bytes());
             let again = store::decode(&again, Path::new("fuzz")).expect("what was stored is read");
-            assert_eq!(again, stored);
+            assert_eq!((again.header, again.configuration), (stored.header, stored.configuration));
             true
         }
         Err(error) => {

@@ -1,15 +1,19 @@
-//! `byred config`: reads the machine's configuration from outside once, keeps it, and hands each service its part.
+//! `byred config`: reads the machine's configuration from outside, keeps it, hands each service its part, and takes changes of it.
 //!
 //! It has no network and parses what an operator, a hypervisor or a disk says; therefore it gives up its one capability and takes its
 //! seccomp filter before it looks into a byte of that. It never prints a secret, never replaces a good stored configuration by a bad
 //! new one, and never keeps the node from starting because a document is wrong: the node then runs with what it had, or the defaults.
 //!
-//! Order: the state partition, if it holds a configuration of this instance of the machine; else SMBIOS OEM strings, the fw_cfg
+//! Order at a start: the state partition, if it holds a configuration of this instance of the machine; else SMBIOS OEM strings, the fw_cfg
 //! credential, the NoCloud disk (the first that is acceptable is stored); else what is stored for another instance; else the defaults.
+//! After that `byred api` brings changes ([`keeper`]); it restarts the services they concern, this one restarts nothing.
 
 pub mod fuzz;
+mod keeper;
 mod output;
+mod plan;
 mod schema;
+mod service;
 mod source;
 mod store;
 mod value;
@@ -22,53 +26,100 @@ pub use value::{
     CaPem, Domain, Driver, Hostname, InterfaceAddress, JoinToken, LinkName, Mac, ipv4_mask, is_unicast, is_unicast_ipv4,
 };
 
+use std::os::unix::net::UnixListener;
+
+use byre_sandbox::{Descriptors, Notifier};
+
+use keeper::Keeper;
 use source::{Candidate, Gathered};
-use store::Stored;
+use store::{Header, Stored};
 
 /// What is in force after the decision, and what was said on the way.
 #[derive(Debug)]
 struct Decision {
-    configuration: Configuration,
-    /// The document to store, with its origin, if a new one was accepted.
-    accepted: Option<(String, Vec<u8>)>,
+    /// What counts as confirmed.
+    confirmed: Stored,
+    /// Whether it is to be stored.
+    new: bool,
     /// Lines for the log, without secrets.
     lines: Vec<String>,
 }
 
-/// What `byred config` does, as a job: it is ready when this has returned `Ok` and the process ends with code 0.
+/// The service, started by PID 1: it is ready when every service's part is handed out.
 ///
 /// # Errors
-/// As [`run_with`].
+/// As [`run_with`], and if it cannot serve.
 pub fn run() -> Result<(), RunError> {
-    run_with(&Paths::default(), || byre_sandbox::seal(&byre_sandbox::profiles::CONFIG))
+    let mut descriptors = Descriptors::from_environment()?;
+    let listener = UnixListener::from(descriptors.take("unix")?);
+    listener.set_nonblocking(true).map_err(service::ServeError::Accept)?;
+    let notifier = Notifier::from_environment()?;
+    let seal = || byre_sandbox::seal(&byre_sandbox::profiles::CONFIG);
+    let mut keeper = start(&Paths::default(), seal)?;
+    notifier.ready()?;
+    Ok(service::serve(&mut keeper, &listener)?)
 }
 
-/// Reads, decides, stores, writes.
+/// Reads, decides, stores, writes: what happens before the service is ready.
 ///
 /// `seal` takes the seccomp filter; it is called after the raw bytes have been copied and before any of them is looked into.
 ///
 /// # Errors
 /// When the outputs cannot be written. A configuration that is refused is not an error: it is logged, and the node goes on.
 pub fn run_with<E: std::fmt::Display>(paths: &Paths, seal: impl FnOnce() -> Result<(), E>) -> Result<(), RunError> {
+    start(paths, seal).map(drop)
+}
+
+fn start<E: std::fmt::Display>(paths: &Paths, seal: impl FnOnce() -> Result<(), E>) -> Result<Keeper, RunError> {
     let gathered = Gathered::read(paths);
     let instance = source::read_instance(paths);
     drop_capabilities()?;
     seal().map_err(|error| RunError::Seal(error.to_string()))?;
 
-    let stored = store::load(&paths.state);
-    let decision = decide(stored, &instance, &gathered);
-    for line in gathered.unreadable.iter().map(|what| format!("source not readable: {what}")).chain(decision.lines) {
+    let mut lines = Vec::new();
+    let stored = stored(paths, &mut lines);
+    let decision = decide(stored, &instance, &gathered, &paths.state);
+    let said = gathered.unreadable.iter().map(|what| format!("source not readable: {what}"));
+    for line in said.chain(lines).chain(decision.lines) {
         println!("config: {line}");
     }
-    if let Some((origin, document)) = &decision.accepted {
-        match store::save(&paths.state, &instance, origin, document) {
+    if decision.new {
+        let origin = &decision.confirmed.header.origin;
+        match store::confirm(&paths.state, &decision.confirmed) {
             Ok(()) => println!("config: stored the configuration from {origin}"),
             // The node does what its configuration says today; the next boot reads the source again.
             Err(error) => println!("config: the configuration could not be stored: {error}"),
         }
     }
-    output::write(paths, &instance, &decision.configuration)?;
-    Ok(())
+    Ok(Keeper::start(paths.clone(), instance, decision.confirmed)?)
+}
+
+/// The stored configuration, after one that is to be restored has taken its place.
+fn stored(paths: &Paths, lines: &mut Vec<String>) -> Option<Stored> {
+    let confirmed = store::load(&paths.state, lines);
+    let mut restored = match store::load_named(&paths.state, store::RESTORE) {
+        Ok(None) => return confirmed,
+        Ok(Some(restored)) => restored,
+        Err(error) => {
+            lines.push(error.to_string());
+            // It would be refused for ever.
+            lines.extend(store::remove(&paths.state, store::RESTORE).err().map(|error| error.to_string()));
+            return confirmed;
+        }
+    };
+    let number = confirmed.as_ref().map_or(0, |stored| stored.header.generation);
+    restored.header.origin = format!("generation {}, restored", restored.header.generation);
+    restored.header.generation = keeper::next_generation(&paths.state, number);
+    match store::confirm(&paths.state, &restored).and_then(|()| store::remove(&paths.state, store::RESTORE)) {
+        Ok(()) => {
+            lines.push(format!("{} as generation {}", restored.header.origin, restored.header.generation));
+            Some(restored)
+        }
+        Err(error) => {
+            lines.push(error.to_string());
+            confirmed
+        }
+    }
 }
 
 /// Why `byred config` failed.
@@ -83,6 +134,12 @@ pub enum RunError {
     /// An output could not be written.
     #[error(transparent)]
     Output(#[from] StoreError),
+    /// Its start failed.
+    #[error(transparent)]
+    Start(#[from] byre_sandbox::StartError),
+    /// It cannot serve.
+    #[error(transparent)]
+    Serve(#[from] service::ServeError),
 }
 
 fn drop_capabilities() -> Result<(), RunError> {
@@ -95,15 +152,11 @@ fn drop_capabilities() -> Result<(), RunError> {
     set_capabilities(None, none).map_err(|error| RunError::Capabilities(error.into()))
 }
 
-fn decide(stored: Result<Option<Stored>, StoreError>, instance: &Instance, gathered: &Gathered) -> Decision {
+fn decide(stored: Option<Stored>, instance: &Instance, gathered: &Gathered, state: &std::path::Path) -> Decision {
     let mut lines = Vec::new();
-    let stored = stored.unwrap_or_else(|error| {
-        lines.push(error.to_string());
-        None
-    });
-    if let Some(stored) = stored.as_ref().filter(|stored| stored.instance == *instance) {
-        lines.push(format!("using the stored configuration, first read from {}", stored.origin));
-        return Decision { configuration: stored.configuration.clone(), accepted: None, lines };
+    if let Some(stored) = stored.as_ref().filter(|stored| stored.header.instance == *instance) {
+        lines.push(format!("using the stored configuration, first read from {}", stored.header.origin));
+        return Decision { confirmed: stored.clone(), new: false, lines };
     }
     if stored.is_some() {
         lines.push(
@@ -121,27 +174,36 @@ fn decide(stored: Result<Option<Stored>, StoreError>, instance: &Instance, gathe
         match parse(&document, &origin) {
             Ok(configuration) => {
                 lines.push(format!("accepted the configuration from {origin}"));
-                return Decision { configuration, accepted: Some((origin, document)), lines };
+                let number = stored.as_ref().map_or(0, |stored| stored.header.generation);
+                let header = Header {
+                    instance: instance.clone(),
+                    origin,
+                    generation: keeper::next_generation(state, number),
+                    wall_ms: service::now().wall_ms,
+                    undone: false,
+                };
+                return Decision { confirmed: Stored { header, configuration, document }, new: true, lines };
             }
             Err(refused) => lines.push(format!("refused: {refused}")),
         }
     }
-    match stored {
+    let confirmed = match stored {
         Some(stored) => {
-            lines.push(format!(
-                "no source has an acceptable configuration: keeping the stored one, from {}",
-                stored.origin
-            ));
-            Decision { configuration: stored.configuration, accepted: None, lines }
+            let origin = &stored.header.origin;
+            lines.push(format!("no source has an acceptable configuration: keeping the stored one, from {origin}"));
+            stored
         }
         None => {
             lines.push(
                 "no configuration found: using the defaults (DHCPv4 on all Ethernet links, no access from outside)"
                     .into(),
             );
-            Decision { configuration: Configuration::default(), accepted: None, lines }
+            let header = Header { instance: instance.clone(), origin: "the defaults".into(), ..Header::default() };
+            let document = format!("version = {VERSION}\n").into_bytes();
+            Stored { header, configuration: Configuration::default(), document }
         }
-    }
+    };
+    Decision { confirmed, new: false, lines }
 }
 
 #[cfg(test)]

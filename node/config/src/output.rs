@@ -1,6 +1,9 @@
 //! The parts of the configuration, as files for the services that use them.
 //!
-//! Each file is replaced in one step. Only `api.json` holds a secret; it is readable by the API's group and nobody else.
+//! Each file is replaced in one step. Only `api.json` holds a secret; it is readable by the API's group and nobody else. Which service reads which
+//! file stands here and nowhere else: what a change restarts follows from the bytes that differ.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +13,11 @@ use crate::store::{Durability, StoreError, replace, replace_as};
 
 /// Digits of the machine identity in a host name made from it: enough to tell the nodes of one network apart.
 const HOSTNAME_DIGITS: usize = 8;
+
+/// Services that start anew before the others, in this order: what a name or a clock is, others ask.
+const FIRST: [&str; 2] = ["hostname", "time"];
+/// Who starts anew last: it carries the restarts out.
+const LAST: &str = "api";
 
 /// `/run/byre/config/api.json`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +31,18 @@ pub struct ApiFile {
     pub hostname: String,
 }
 
+/// One file below `/run/byre/config`.
+pub(crate) struct Output {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether only the API's group may read it.
+    pub secret: bool,
+    /// What it holds.
+    pub bytes: Vec<u8>,
+    /// Services and jobs that read it once, when they start.
+    pub readers: &'static [&'static str],
+}
+
 /// The name of a node that was given none.
 fn default_hostname(instance: &Instance) -> String {
     let identity = instance.machine_id.as_deref().or(instance.product_uuid.as_deref()).unwrap_or_default();
@@ -30,9 +50,8 @@ fn default_hostname(instance: &Instance) -> String {
     if digits.is_empty() { "byre".into() } else { format!("byre-{digits}") }
 }
 
-/// Writes all files below `/run/byre/config`.
-pub(crate) fn write(paths: &Paths, instance: &Instance, configuration: &Configuration) -> Result<(), StoreError> {
-    let directory = paths.run.join("config");
+/// All files, the host name last: who waits for it finds the others there.
+pub(crate) fn outputs(instance: &Instance, configuration: &Configuration) -> Vec<Output> {
     let hostname = match &configuration.identity.hostname {
         Some(name) => name.as_str().to_owned(),
         None => default_hostname(instance),
@@ -43,12 +62,39 @@ pub(crate) fn write(paths: &Paths, instance: &Instance, configuration: &Configur
         hostname: hostname.clone(),
     };
     // Strings and lists of them always encode.
-    let network = serde_json::to_vec(&configuration.network).unwrap_or_default();
-    let api = serde_json::to_vec(&api).unwrap_or_default();
-    let machine = serde_json::to_vec(instance).unwrap_or_default();
-    replace(&directory, "machine.json", 0o644, &machine, Durability::Volatile)?;
-    replace(&directory, "net.json", 0o644, &network, Durability::Volatile)?;
-    replace_as(&directory, "api.json", 0o640, paths.api_group, &api, Durability::Volatile)?;
-    // The host name last: who waits for it finds the others there.
-    replace(&directory, "hostname", 0o644, format!("{hostname}\n").as_bytes(), Durability::Volatile)
+    let json = |value: Result<Vec<u8>, serde_json::Error>| value.unwrap_or_default();
+    let open = |name, bytes, readers| Output { name, secret: false, bytes, readers };
+    vec![
+        open("machine.json", json(serde_json::to_vec(instance)), &[]),
+        open("net.json", json(serde_json::to_vec(&configuration.network)), &["net"]),
+        Output { name: "api.json", secret: true, bytes: json(serde_json::to_vec(&api)), readers: &["api"] },
+        open("hostname", format!("{hostname}\n").into_bytes(), &["hostname", "net"]),
+    ]
+}
+
+/// Writes all files below `/run/byre/config`.
+pub(crate) fn write(paths: &Paths, instance: &Instance, configuration: &Configuration) -> Result<(), StoreError> {
+    let directory = paths.run.join("config");
+    for Output { name, secret, bytes, readers: _ } in outputs(instance, configuration) {
+        if secret {
+            replace_as(&directory, name, 0o640, paths.api_group, &bytes, Durability::Volatile)?;
+        } else {
+            replace(&directory, name, 0o644, &bytes, Durability::Volatile)?;
+        }
+    }
+    Ok(())
+}
+
+/// Who has to start anew when the configuration becomes another one, in order.
+pub(crate) fn restarts(instance: &Instance, before: &Configuration, after: &Configuration) -> Vec<&'static str> {
+    let (before, after) = (outputs(instance, before), outputs(instance, after));
+    let changed = before.iter().zip(&after).filter(|(before, after)| before.bytes != after.bytes);
+    in_order(changed.flat_map(|(_, after)| after.readers.iter().copied()).collect())
+}
+
+/// The order in which services start anew.
+pub(crate) fn in_order(services: BTreeSet<&'static str>) -> Vec<&'static str> {
+    let first = FIRST.into_iter().filter(|name| services.contains(name));
+    let others = services.iter().copied().filter(|name| !FIRST.contains(name) && *name != LAST);
+    first.chain(others).chain(services.contains(LAST).then_some(LAST)).collect()
 }

@@ -303,6 +303,8 @@ fn the_sealed_service_hands_out_a_full_configuration() {
     assert!(machine.read("state/current.toml").starts_with("# byre-accepted-1 "));
 }
 
+mod changes;
+
 proptest! {
     #[test]
     fn any_bytes_are_accepted_or_refused(data in proptest::collection::vec(any::<u8>(), 0..600)) {

@@ -12,6 +12,7 @@ mod faults;
 mod images;
 mod interactive;
 mod limits;
+mod machine;
 mod reboot;
 mod reexec;
 mod rescue;
@@ -50,7 +51,7 @@ pub enum On {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let groups: [&[Scenario]; 14] = [
+    let groups: [&[Scenario]; 15] = [
         cli::ALL,
         boot::ALL,
         containers::ALL,
@@ -65,6 +66,7 @@ pub fn all() -> Vec<Scenario> {
         supervision::ALL,
         reboot::ALL,
         faults::ALL,
+        machine::ALL,
     ];
     groups.concat()
 }

@@ -1,5 +1,6 @@
 //! One module per family of commands; each function is one command. Here is only which is which.
 
+mod config;
 mod containers;
 mod context;
 mod copy;
@@ -48,6 +49,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
             containers::restart_services(&node().await?, &output, &names).await
         }
         Command::Services(ServicesCommand::Logs(args)) => output::logs(&node().await?, &output, &args).await,
+        Command::Config(command) => config::config(node, &output, command).await,
         Command::Dmesg(args) => output::kernel_log(&node().await?, &output, &args).await,
         Command::Reboot(args) => node::shutdown(&node().await?, &args, true).await,
         Command::Shutdown(args) => node::shutdown(&node().await?, &args, false).await,

@@ -86,6 +86,7 @@ pub(crate) async fn machine(
     options.sockets.log = path("log.sock");
     options.sockets.image = path("image.sock");
     options.sockets.stats = path("stats.sock");
+    options.sockets.config = path("config.sock");
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(serve(options))
