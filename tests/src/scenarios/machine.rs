@@ -17,7 +17,7 @@ fn hostname(node: &Node) -> Result<String> {
 }
 
 fn configuration(lab: &Lab, folder: &Path) -> Result<()> {
-    let node = Node::boot(lab, folder)?;
+    let mut node = Node::boot(lab, folder)?;
     let before = node.ctl().ok(&["config", "get"])?;
     contains("the configuration in force", &before, &["BEGIN CERTIFICATE"])?;
 
