@@ -225,6 +225,8 @@ pub(crate) fn become_workload(what: &Becoming<'_>, report: &OwnedFd) -> Failure 
         Ok(()) => match what.process.program {
             Program::Path => execute::execute(&prepared, None),
             Program::Helper => execute::execute(&prepared, Some(what.helper.as_fd())),
+            // A pod does not get here.
+            Program::None => Failure::new("execute", "a pod", Errno::NOEXEC),
         },
         Err(failure) => failure,
     }

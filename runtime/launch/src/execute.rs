@@ -37,7 +37,7 @@ pub(crate) fn prepare(
     }
     environment.extend(descriptors.environment(std::process::id()));
     let candidates = match process.program {
-        Program::Helper => Vec::new(),
+        Program::Helper | Program::None => Vec::new(),
         Program::Path if name.contains('/') => vec![CString::new(name.as_str()).map_err(|_| failed(Errno::INVAL))?],
         Program::Path => {
             let path = environment.iter().find_map(|entry| entry.strip_prefix("PATH="));

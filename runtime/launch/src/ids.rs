@@ -29,7 +29,7 @@ impl Ids {
     pub(crate) fn of(user: &UserNamespace, base: Option<u32>) -> Result<Self, Errno> {
         let (uids, gids) = match user {
             UserNamespace::Host => (Vec::new(), Vec::new()),
-            UserNamespace::Automatic => {
+            UserNamespace::Automatic | UserNamespace::Join(_) => {
                 let map = IdMap { inside: 0, outside: base.ok_or(Errno::INVAL)?, count: AUTOMATIC_COUNT };
                 (vec![map], vec![map])
             }

@@ -28,9 +28,11 @@ mod execute;
 mod handover;
 mod ids;
 mod inside;
+mod joined;
 mod layers;
 mod limits;
 mod mounts;
+mod pod;
 mod procfs;
 mod remove;
 mod report;
@@ -55,6 +57,7 @@ pub use devices::load_default_device_program;
 #[cfg(feature = "fault-points")]
 pub use fault::observe_faults;
 pub use layers::release_layers;
+pub use pod::{are_bound, open_network, release_namespaces};
 pub use remove::remove_container_files;
 pub use report::{CHILD_DIED, Progress, Report, read_report};
 pub use sys::{is_pid1, mark_pid1};
@@ -90,6 +93,9 @@ pub struct Context<'a> {
     pub containers: &'a str,
     /// Directory of the volumes.
     pub volumes: &'a str,
+    /// Directory where a pod's namespaces are bound, as `net`, `ipc`, `uts` and `user`. Its parent's mounts must be shared with copies of the
+    /// namespace, or those pin them.
+    pub namespaces: Option<&'a str>,
     /// The node's default filter, compiled once.
     pub default_seccomp: &'a [Instruction],
     /// `byred`, opened from the verified root.
@@ -133,6 +139,14 @@ impl StartError {
 /// The socket pair or the clone failed; nothing is left behind.
 pub fn start(plan: &Plan, context: &Context<'_>, descriptors: &Descriptors<'_>) -> Result<Child, StartError> {
     let request = plan.request();
+    if request.process.program == byre_plan::Program::None {
+        return clone(0, context.launch_cgroup, Is::Stage, |report| pod::make(request, context, descriptors, report));
+    }
+    if let byre_plan::UserNamespace::Join(users) = &request.namespaces.user {
+        return clone(0, context.launch_cgroup, Is::Stage, |report| {
+            joined::start(request, users, context, descriptors, report)
+        });
+    }
     if stages::needed(request) {
         return clone(0, context.launch_cgroup, Is::Stage, |report| {
             stages::start(request, context, descriptors, report)

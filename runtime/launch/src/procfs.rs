@@ -43,11 +43,11 @@ fn open(proc: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errn
     Ok(file)
 }
 
-/// Opens the user namespace of process `pid` for later use by descriptor. The name is a magic link, so its directory is resolved
+/// Opens a namespace of process `pid`, such as `user`, for later use by descriptor. The name is a magic link, so its directory is resolved
 /// without following any and then the one link is followed.
-pub(crate) fn user_namespace(proc: BorrowedFd<'_>, pid: u32) -> Result<OwnedFd, Errno> {
+pub(crate) fn namespace(proc: BorrowedFd<'_>, pid: u32, kind: &str) -> Result<OwnedFd, Errno> {
     let directory = open(proc, &format!("{pid}/ns"), OFlags::PATH | OFlags::DIRECTORY)?;
-    rustix::fs::openat(&directory, "user", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(&directory, kind, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn is_procfs(file: BorrowedFd<'_>) -> Result<(), Errno> {

@@ -37,6 +37,8 @@ pub enum Report {
         /// The master of its terminal, if it has one.
         terminal: Option<OwnedFd>,
     },
+    /// A pod's namespaces are made, set up and bound to their paths.
+    Made,
     /// A step failed; nothing of the workload ran.
     Failed {
         /// Which step.
@@ -60,6 +62,8 @@ pub(crate) enum Message<'a> {
     Executing,
     /// A step failed.
     Failed { step: &'a str, subject: &'a str, errno: i32 },
+    /// A pod's namespaces are bound; no process is left behind.
+    Made,
 }
 
 /// A step that failed in a launch child.
@@ -192,6 +196,7 @@ pub struct Progress {
     process: Option<(u32, OwnedFd)>,
     terminal: Option<OwnedFd>,
     executing: bool,
+    made: bool,
     failed: Option<Report>,
 }
 
@@ -237,6 +242,7 @@ impl Progress {
             Message::Started { pid } => self.process = descriptor.map(|pidfd| (*pid, pidfd)),
             Message::Terminal => self.terminal = descriptor,
             Message::Executing => self.executing = true,
+            Message::Made => self.made = true,
             Message::Failed { step, subject, errno } => {
                 // The first failure is the cause; later ones follow from it.
                 self.failed.get_or_insert_with(|| Report::Failed {
@@ -253,6 +259,7 @@ impl Progress {
     pub fn finish(self) -> Report {
         match (self.failed, self.process) {
             (Some(failed), _) => failed,
+            (None, None) if self.made => Report::Made,
             (None, Some((pid, pidfd))) if self.executing => Report::Running { pid, pidfd, terminal: self.terminal },
             (None, Some(_) | None) => Report::Incomplete,
         }

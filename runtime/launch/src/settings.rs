@@ -1,6 +1,6 @@
 //! What a workload's own namespaces are set to: host name, sysctls, loopback, clocks; the OOM score and the scheduling of its process.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_plan::{LaunchRequest, Namespace, Process, Scheduling, TimeOffsets};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -18,6 +18,14 @@ pub(crate) fn oom_score(process: &Process) -> Result<(), Failure> {
 
 /// Applies the settings of the workload's namespaces; runs inside them.
 pub(crate) fn apply(request: &LaunchRequest) -> Result<(), Failure> {
+    apply_by(request, procfs::private)
+}
+
+/// As [`apply`], with another procfs. What it shows of a namespace is that of the process that writes, whosever procfs it is.
+pub(crate) fn apply_by(
+    request: &LaunchRequest,
+    proc: impl FnOnce() -> Result<OwnedFd, Failure>,
+) -> Result<(), Failure> {
     if matches!(request.namespaces.net, Namespace::New) {
         loopback_up()?;
     }
@@ -30,7 +38,7 @@ pub(crate) fn apply(request: &LaunchRequest) -> Result<(), Failure> {
     if request.sysctls.is_empty() && request.kernel.time.is_none() {
         return Ok(());
     }
-    let proc = procfs::private()?;
+    let proc = proc()?;
     if let Some(offsets) = &request.kernel.time {
         time_namespace(proc.as_fd(), offsets)?;
     }

@@ -26,7 +26,7 @@ pub(crate) fn needed(request: &LaunchRequest) -> bool {
     let namespaces = &request.namespaces;
     let own_users = match namespaces.user {
         UserNamespace::Host => false,
-        UserNamespace::Automatic | UserNamespace::Mapped { .. } => true,
+        UserNamespace::Automatic | UserNamespace::Mapped { .. } | UserNamespace::Join(_) => true,
     };
     own_users || joined(request).next().is_some()
 }
@@ -110,14 +110,14 @@ fn prepare(
         let (uids, gids) = ids.lines();
         procfs::write(proc.as_fd(), &format!("{pid}/uid_map"), &uids).step("write id map", "uid_map")?;
         procfs::write(proc.as_fd(), &format!("{pid}/gid_map"), &gids).step("write id map", "gid_map")?;
-        ids.set_namespace(procfs::user_namespace(proc.as_fd(), pid).step("open user namespace", "")?);
+        ids.set_namespace(procfs::namespace(proc.as_fd(), pid, "user").step("open user namespace", "")?);
     }
     let (root, host) = host_side(request, context, &ids)?;
     handover::give(handover.as_fd(), root.as_ref(), &host)
 }
 
 /// The end of stage 1. The report is closed before stage 2 goes on: when that has ended, however soon, PID 1 can read the whole report.
-fn let_go(report: OwnedFd, handover: &OwnedFd) -> ! {
+pub(crate) fn let_go(report: OwnedFd, handover: &OwnedFd) -> ! {
     drop(report);
     handover::go(handover.as_fd());
     sys::exit(0)
@@ -149,7 +149,7 @@ fn second(
 }
 
 /// Becomes root of the user namespace: until then this process has an id that the namespace does not know.
-fn become_root() -> Result<(), Failure> {
+pub(crate) fn become_root() -> Result<(), Failure> {
     let step = "become the namespace's root";
     let (uid, gid) = (Uid::ROOT, Gid::ROOT);
     set_thread_groups(&[]).step(step, "groups")?;
@@ -157,21 +157,23 @@ fn become_root() -> Result<(), Failure> {
     set_thread_res_uid(uid, uid, uid).step(step, "user")
 }
 
-/// Enters the namespaces that are joined.
-fn join(request: &LaunchRequest, context: &Context<'_>) -> Result<(), Failure> {
-    let step = "join namespace";
+/// Enters the namespaces that are joined, but for the user namespace.
+pub(crate) fn join(request: &LaunchRequest, context: &Context<'_>) -> Result<(), Failure> {
     for (path, kind) in joined(request) {
-        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let namespace = match context.companion {
-            Some(companion) => companion.namespace(path),
-            None => openat2(CWD, path, flags, Mode::empty(), resolve),
-        }
-        .step(step, path)?;
         // The kernel checks that the file is a namespace of this kind.
-        setns(&namespace, kind).step(step, path)?;
+        setns(&bound_namespace(path, context)?, kind).step("join namespace", path)?;
     }
     Ok(())
+}
+
+/// A namespace that a path leads to.
+pub(crate) fn bound_namespace(path: &str, context: &Context<'_>) -> Result<OwnedFd, Failure> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match context.companion {
+        Some(companion) => companion.namespace(path),
+        None => openat2(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), resolve),
+    }
+    .step("join namespace", path)
 }
 
 /// The namespaces of a workload that an exec enters, but for the PID namespace.
@@ -179,7 +181,7 @@ fn entered(request: &LaunchRequest) -> CloneFlags {
     let namespaces = &request.namespaces;
     let mut flags = match namespaces.user {
         UserNamespace::Host => CloneFlags::empty(),
-        UserNamespace::Automatic | UserNamespace::Mapped { .. } => CloneFlags::CLONE_NEWUSER,
+        UserNamespace::Automatic | UserNamespace::Mapped { .. } | UserNamespace::Join(_) => CloneFlags::CLONE_NEWUSER,
     };
     if request.kernel.time.is_some() {
         flags |= sys::NEW_TIME;

@@ -7,6 +7,7 @@ mod native {
     pub(crate) mod bench;
     pub(crate) mod containers;
     pub(crate) mod faults;
+    pub(crate) mod pods;
     pub(crate) mod services;
 }
 
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
         println!("helper inside {}", name.to_string_lossy());
         return ExitCode::SUCCESS;
     }
-    let all: Vec<Test> = [native::services::ALL, native::containers::ALL, native::faults::ALL].concat();
+    let all: Vec<Test> =
+        [native::services::ALL, native::containers::ALL, native::pods::ALL, native::faults::ALL].concat();
     // As libtest's tests that are marked `#[ignore = "needs root"]`.
     if !std::env::args().any(|argument| argument == "--ignored" || argument == "--include-ignored") {
         return skip(all.len(), "needs root: run with `-- --ignored`");

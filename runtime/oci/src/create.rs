@@ -239,6 +239,7 @@ pub(crate) fn context<'a>(
         shared_layers: "",
         containers: "",
         volumes: "",
+        namespaces: None,
         default_seccomp: &[],
         helper_program: helper.as_fd(),
         device_program: devices.as_fd(),
@@ -261,7 +262,7 @@ pub(crate) fn reap(stage: u32, process: Option<u32>) {
 pub(crate) fn failure(report: Report) -> Error {
     match report {
         Report::Failed { step, subject, errno } => start_error(&step, &subject, errno),
-        Report::Running { .. } | Report::Incomplete => {
+        Report::Running { .. } | Report::Made | Report::Incomplete => {
             wrong("the container's process died before its program ran", "see the kernel log: it may be out of memory")
         }
     }

@@ -3,6 +3,7 @@
 mod allowed;
 mod form;
 mod kernel;
+mod pod;
 mod resources;
 #[cfg(test)]
 mod tests;
@@ -83,17 +84,29 @@ pub(crate) fn process(process: &Process) -> Result<(), Refusal> {
 
 /// Checks a process against the workload that it is to run in.
 pub(crate) fn exec(process: &Process, workload: &LaunchRequest) -> Result<(), Refusal> {
+    for (field, program) in [("process.program", process.program), ("workload", workload.process.program)] {
+        if program == Program::None {
+            return Err(Refusal::new(field, "a pod has no process", "name a container of it"));
+        }
+    }
     terminal_has_devpts(process, workload)
 }
 
 fn arguments(program: Program, args: &[String]) -> Result<(), Refusal> {
     at_most("process.args", args.len(), limits::ARGUMENTS)?;
+    if program == Program::None {
+        return if args.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::new("process.args", "a pod executes nothing", "leave them out, or make a container"))
+        };
+    }
     let Some(first) = args.first() else {
         return Err(Refusal::new("process.args", "is empty", "name a program: the image has no entrypoint or command"));
     };
     if first.is_empty() {
         let what = match program {
-            Program::Path => "name a program",
+            Program::Path | Program::None => "name a program",
             Program::Helper => "name a helper",
         };
         return Err(Refusal::new("process.args[0]", "is empty", what));
@@ -231,6 +244,7 @@ fn namespaces(namespaces: &Namespaces) -> Result<(), Refusal> {
             id_maps("namespaces.user.uids", uids)?;
             id_maps("namespaces.user.gids", gids)?;
         }
+        UserNamespace::Join(file) => path("namespaces.user", file)?,
     }
     match mount {
         Namespace::New | Namespace::Host => {}
@@ -370,6 +384,9 @@ fn landlock(rules: &[LandlockRule]) -> Result<(), Refusal> {
 
 /// Rules that span fields: combinations that could only fail, or would silently do less than they say.
 fn fits_together(request: &LaunchRequest) -> Result<(), Refusal> {
+    if request.process.program == Program::None {
+        return pod::fits_together(request);
+    }
     let own_mounts = matches!(request.namespaces.mount, Namespace::New);
     match &request.root {
         Root::Layers { .. } | Root::Directory { .. } if !own_mounts => {

@@ -134,6 +134,8 @@ pub enum Program {
     /// The node's own `byred`, executed by descriptor from the verified root inside the workload's namespaces; `args` begin with
     /// a name of the policy's list of helpers. It serves `cp` and container init.
     Helper,
+    /// Nothing. The workload is a pod: its new namespaces are made, set up, and bound to paths, and no process is left in them.
+    None,
 }
 
 /// User and groups inside the workload.
@@ -273,6 +275,8 @@ pub enum UserNamespace {
         /// Group id maps.
         gids: Vec<IdMap>,
     },
+    /// One that this path leads to, with a range of PID 1's as [`Self::Automatic`] has it. For a client's workload it lies under /run/byre/ns.
+    Join(String),
 }
 
 /// One line of an id map.

@@ -141,6 +141,7 @@ impl Bench {
             shared_layers: shared,
             containers,
             volumes,
+            namespaces: Some(super::pods::DIRECTORY),
             default_seccomp: &self.filter,
             helper_program: self.helper.as_fd(),
             device_program: self.device_program.as_fd(),
@@ -266,7 +267,7 @@ fn end(report: Report, output: &mut File) -> Ended {
             output.read_to_end(&mut text).expect("read output");
             Some(wait(pidfd.as_raw_fd()))
         }
-        Report::Failed { .. } | Report::Incomplete => None,
+        Report::Failed { .. } | Report::Made | Report::Incomplete => None,
     };
     Ended { report, code, output: String::from_utf8_lossy(&text).into_owned() }
 }
@@ -305,7 +306,7 @@ impl Ended {
     pub(crate) fn failure(&self) -> (&str, &str, i32) {
         match &self.report {
             Report::Failed { step, subject, errno } => (step, subject, *errno),
-            Report::Running { .. } | Report::Incomplete => panic!("{self:?}"),
+            Report::Running { .. } | Report::Made | Report::Incomplete => panic!("{self:?}"),
         }
     }
 }

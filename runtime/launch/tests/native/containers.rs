@@ -252,7 +252,7 @@ fn killed_stage(bench: &Bench) {
         match ended.report {
             Report::Incomplete => assert_eq!(ended.code, None),
             Report::Running { .. } => assert_eq!(ended.code, Some(128 + libc::SIGKILL)),
-            Report::Failed { .. } => panic!("{ended:?}"),
+            Report::Failed { .. } | Report::Made => panic!("{ended:?}"),
         }
     }
 }

@@ -399,7 +399,7 @@ impl<'a> Trial<'a> {
         let is_fine = match &ended.report {
             Report::Running { .. } => ended.code == Some(0),
             Report::Failed { step, .. } => self.may_fail_at == Some(step.as_str()),
-            Report::Incomplete => false,
+            Report::Made | Report::Incomplete => false,
         };
         assert!(is_fine, "{}, without a fault: {ended:?}", self.name);
         let mut found = Reached::new();
@@ -424,7 +424,7 @@ impl<'a> Trial<'a> {
         shared.death.store(0, Ordering::SeqCst);
         assert!(shared.died.load(Ordering::SeqCst), "{case}: not reached");
         match &ended.report {
-            Report::Incomplete => {}
+            Report::Made | Report::Incomplete => {}
             // Past its last word a child is the program for all that PID 1 can see: the program ended by a signal.
             Report::Running { .. } => {
                 let is_last = matches!(place.file.as_str(), "confine.rs" | "execute.rs" | "child.rs");
@@ -477,6 +477,7 @@ fn die_everywhere(bench: &Bench, starts: &[Start]) {
         let kind = match (&start.exec, &start.request.namespaces.user) {
             (Some(_), _) => "exec",
             (None, UserNamespace::Host) => "in one stage",
+            (None, UserNamespace::Join(_)) => "in joined users",
             (None, UserNamespace::Automatic | UserNamespace::Mapped { .. }) => "in two stages",
         };
         let reached = trial.record();

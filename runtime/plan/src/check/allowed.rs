@@ -17,6 +17,11 @@ const BOUND_NAMESPACES: &str = "/run/byre/ns";
 
 /// Checks a client's request against the policy.
 pub(crate) fn allowed(request: &LaunchRequest, policy: &Policy) -> Result<(), Refusal> {
+    if request.process.program == Program::None {
+        // Of a pod nothing else is left than its namespaces and what they are set to.
+        process(&request.process, policy)?;
+        return pod_namespaces(&request.namespaces, policy);
+    }
     match &request.root {
         Root::Layers { .. } => {}
         Root::Host => {
@@ -77,7 +82,7 @@ fn process(process: &Process, policy: &Policy) -> Result<(), Refusal> {
         return denied("process.capabilities", &what, "leave it out");
     }
     match process.program {
-        Program::Path => {}
+        Program::Path | Program::None => {}
         Program::Helper => {
             if !process.args.first().is_some_and(|name| policy.helpers.contains(name)) {
                 return denied("process.program", "this helper", "use one of the helpers that the policy lists");
@@ -112,6 +117,7 @@ fn namespaces(namespaces: &Namespaces, policy: &Policy) -> Result<(), Refusal> {
             id_maps("namespaces.user.uids", uids)?;
             id_maps("namespaces.user.gids", gids)?;
         }
+        UserNamespace::Join(bound) => below("namespaces.user", bound, BOUND_NAMESPACES)?,
     }
     match mount {
         Namespace::New => {}
@@ -136,6 +142,14 @@ fn namespaces(namespaces: &Namespaces, policy: &Policy) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// A pod has no mounts, no processes and no cgroup: only the rest of its namespaces says something.
+fn pod_namespaces(asked: &Namespaces, policy: &Policy) -> Result<(), Refusal> {
+    namespaces(
+        &Namespaces { mount: Namespace::New, pid: Namespace::New, cgroup: Namespace::New, ..asked.clone() },
+        policy,
+    )
 }
 
 fn id_maps(field: &str, maps: &[IdMap]) -> Result<(), Refusal> {

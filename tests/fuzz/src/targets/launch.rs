@@ -68,7 +68,9 @@ fn checked(request: &LaunchRequest) -> Option<Plan> {
     assert!(by_wide.is_none() || by_root.is_some(), "what a client may ask for is well formed");
     if let Some(plan) = &by_strict {
         let user = &plan.request().namespaces.user;
-        assert!(*user != UserNamespace::Host && plan.request().seccomp == Seccomp::Default);
+        let has_filter =
+            plan.request().seccomp == Seccomp::Default || plan.request().process.program == byre_plan::Program::None;
+        assert!(*user != UserNamespace::Host && has_filter);
         let sets = plan.request().process.capabilities;
         assert!(
             (sets.bounding | sets.effective | sets.permitted | sets.inheritable | sets.ambient)
@@ -77,7 +79,8 @@ fn checked(request: &LaunchRequest) -> Option<Plan> {
         );
         assert!(!plan.request().mounts.iter().any(|mount| matches!(mount.source, MountSource::Bind { .. })));
         assert!(plan.request().devices.is_empty() && plan.request().nodes.is_empty());
-        assert!(matches!(plan.request().root, Root::Layers { .. }));
+        let is_pod = plan.request().process.program == byre_plan::Program::None;
+        assert!(is_pod != matches!(plan.request().root, Root::Layers { .. }));
     }
     let plan = by_root?;
     assert_eq!(plan.request(), request, "a check alters nothing");
@@ -159,7 +162,8 @@ fn within_bounds(request: &LaunchRequest) {
 }
 
 fn process_within_bounds(process: &Process) {
-    assert!((1..=limits::ARGUMENTS).contains(&process.args.len()) && process.env.len() <= limits::ENVIRONMENT);
+    let least = usize::from(process.program != byre_plan::Program::None);
+    assert!((least..=limits::ARGUMENTS).contains(&process.args.len()) && process.env.len() <= limits::ENVIRONMENT);
     assert!(
         process
             .args
