@@ -18,6 +18,8 @@ pub enum Attachment {
     KernelLog,
     /// The pidfd of a workload's first process.
     Process(WorkloadId),
+    /// A pod's network namespace.
+    Network(WorkloadId),
 }
 
 /// What is to be done.

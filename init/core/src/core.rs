@@ -162,6 +162,7 @@ impl Core {
             Role::Log => self.actions.push(Action::OfferLogs { channel }),
             Role::State => self.offer_records(channel),
             Role::Probe => self.offer_probes(),
+            Role::Network => self.offer_pods(channel),
             Role::Api | Role::Observer | Role::Update => {}
         }
     }
@@ -177,6 +178,7 @@ impl Core {
         if self.ending.is_some() {
             return;
         }
+        self.follow_containers();
         self.stop_what_is_bound();
         let startable: Vec<WorkloadId> = self
             .workloads
@@ -202,7 +204,7 @@ impl Core {
             .values()
             .filter(|workload| matches!(workload.actual, Actual::Starting { .. } | Actual::Up { .. }))
             .filter_map(|workload| {
-                let missing = workload.definition.binds_to.iter().find(|name| !is_ready(name))?;
+                let missing = workload.definition.bound_to().find(|name| !is_ready(name))?;
                 Some((workload.id, missing.clone(), workload.definition.stop.grace_ms))
             })
             .collect();
@@ -326,8 +328,12 @@ impl Core {
 
     /// The lowest free range of host ids, for a workload that wants one.
     pub(crate) fn assign_ids(&self, definition: &Definition) -> Option<u32> {
+        // In a pod everybody has the pod's.
+        if let Some(pod) = &definition.pod {
+            return self.workloads.get(self.names.get(pod)?)?.id_base;
+        }
         match definition.launch.namespaces.user {
-            UserNamespace::Host | UserNamespace::Mapped { .. } => None,
+            UserNamespace::Host | UserNamespace::Mapped { .. } | UserNamespace::Join(_) => None,
             UserNamespace::Automatic => {
                 let taken: BTreeSet<u32> = self.workloads.values().filter_map(|workload| workload.id_base).collect();
                 let step = usize::try_from(IDS_PER_WORKLOAD).unwrap_or(usize::MAX);

@@ -148,6 +148,8 @@ impl Core {
         if let Some(workload) = self.workloads.remove(&id) {
             self.names.remove(&workload.definition.name);
             self.actions.push(Action::Forget { id });
+            // A pod that was its own goes after it.
+            self.reconsider();
         }
     }
 
@@ -163,7 +165,7 @@ impl Core {
             self.say(format!("container {name} ({id}) is not taken over: its name is a service's"));
             return;
         }
-        let plan = match Plan::check(definition.launch.clone(), policy, Origin::Client) {
+        let plan = match Plan::check(definition.launch_in_pod(), policy, Origin::Client) {
             Ok(plan) => plan,
             Err(refusal) => {
                 self.say(format!("container {name} ({id}) is not taken over: {refusal}"));
@@ -206,7 +208,7 @@ impl Core {
         let leftovers: Vec<WorkloadId> = self
             .workloads
             .values()
-            .filter(|workload| workload.definition.remove_on_exit && workload.wanted != Wanted::Up)
+            .filter(|workload| workload.is_removed_on_exit() && workload.wanted != Wanted::Up)
             // After a crash of PID 1 there are others, which have run or are yet to run.
             .filter(|workload| workload.run == 0)
             .filter(|workload| match &workload.actual {
@@ -229,6 +231,7 @@ impl Core {
         }
         let count = self.workloads.values().filter(|workload| !workload.built_in).count();
         self.say(format!("{count} containers known from disk"));
+        self.reconsider();
         self.actions.push(Action::Sweep);
     }
 }

@@ -59,6 +59,8 @@ pub enum LaunchOutcome {
     },
     /// It was not.
     Failed(StartFailure),
+    /// A pod's namespaces are there.
+    Made,
 }
 
 /// How a process ended.

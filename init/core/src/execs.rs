@@ -168,6 +168,8 @@ impl Core {
                     Purpose::StopHook(run) => self.stop_hook_ended(workload, run),
                 }
             }
+            // An exec makes no pod.
+            LaunchOutcome::Made => {}
         }
     }
 

@@ -38,6 +38,7 @@ mod execs;
 mod handoff;
 mod lifecycle;
 mod pending;
+mod pods;
 mod probes;
 mod reexec;
 mod requests;

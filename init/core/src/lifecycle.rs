@@ -46,7 +46,10 @@ impl Core {
                 self.set_actual(id, Actual::Draining { since, cause });
                 self.actions.push(Action::KillAll { id, run });
             }
-            LaunchOutcome::Running { .. } if stopping => self.actions.push(Action::KillAll { id, run }),
+            LaunchOutcome::Running { .. } | LaunchOutcome::Made if stopping => {
+                self.actions.push(Action::KillAll { id, run });
+            }
+            LaunchOutcome::Made => self.pod_made(id),
             LaunchOutcome::Running { pid, .. } => {
                 let since = self.now;
                 self.set_actual(id, Actual::Up { since, ready: Ready::NotYet, pid });
@@ -96,7 +99,9 @@ impl Core {
         self.tell(id, What::Ended(ended));
         self.notify_role(Role::Probe, &Notice::ProbeEnd { id }, Attachment::None);
         self.notify_role(Role::Log, &Notice::LogRunEnded { id }, Attachment::None);
+        self.pod_emptied(id);
         self.settle(id, &cause, started.boot_ms);
+        self.left_pod(id);
         self.met(Await::Down(id));
     }
 
@@ -105,6 +110,7 @@ impl Core {
         let is_unbound = matches!(cause, Cause::Dependency(_));
         if !is_unbound && !self.workloads.get(&id).is_some_and(|workload| workload.start_once_down) {
             self.refuse_start(id, cause);
+            self.refuse_starts_in_pod(id, cause);
         }
         let now_ms = self.now.boot_ms;
         let is_ending = self.ending.is_some();
@@ -129,7 +135,7 @@ impl Core {
                 Wanted::Up => after_its_own_end(workload, cause, now_ms, started_boot_ms),
             }
         };
-        if workload.definition.remove_on_exit && workload.wanted == Wanted::Down && !is_ending {
+        if workload.is_removed_on_exit() && workload.wanted == Wanted::Down && !is_ending {
             workload.wanted = Wanted::Gone;
         }
         let wanted = workload.wanted;
@@ -174,12 +180,19 @@ impl Core {
         let now_ms = self.now.boot_ms;
         let Some(workload) = self.workloads.get(&id) else { return };
         let run = workload.run;
+        let is_pod = workload.definition.kind == Kind::Pod;
+        let grace_ms = if is_pod && grace_ms > 0 {
+            self.pod_grace_ms(&workload.definition.name, grace_ms, u32::try_from(KILL_PATIENCE_MS).unwrap_or(0))
+        } else {
+            grace_ms
+        };
         match &workload.actual {
             Actual::Up { since, .. } if grace_ms > 0 => {
                 let (since, rung) = (*since, first_rung(&workload.definition.stop));
                 let deadline_boot_ms = now_ms.saturating_add(u64::from(grace_ms));
                 self.set_actual(id, Actual::Stopping { since, rung, deadline_boot_ms, because });
                 match rung {
+                    Rung::Signal | Rung::Hook | Rung::Kill if is_pod => self.end_pod_without_users(id),
                     Rung::Hook => self.begin_stop_hook(id, deadline_boot_ms),
                     Rung::Signal | Rung::Kill => self.send_stop_signal(id),
                 }
@@ -218,7 +231,13 @@ impl Core {
         }
     }
 
-    fn kill(&mut self, id: WorkloadId, run: u64, since: byre_protocol::status::Moment, because: Option<Cause>) {
+    pub(crate) fn kill(
+        &mut self,
+        id: WorkloadId,
+        run: u64,
+        since: byre_protocol::status::Moment,
+        because: Option<Cause>,
+    ) {
         let deadline_boot_ms = self.now.boot_ms.saturating_add(KILL_PATIENCE_MS);
         self.set_actual(id, Actual::Stopping { since, rung: Rung::Kill, deadline_boot_ms, because });
         self.actions.push(Action::KillAll { id, run });
@@ -297,7 +316,7 @@ impl Core {
             self.answer(caller, reply, Attachment::None);
         }
         if let Some(workload) = self.workloads.get_mut(&id) {
-            let removed = workload.definition.remove_on_exit;
+            let removed = workload.is_removed_on_exit();
             workload.wanted = if removed { Wanted::Gone } else { Wanted::Down };
         }
         self.set_actual(id, Actual::Down { why: Why::Ended(Cause::Deadline) });
@@ -321,8 +340,8 @@ impl Core {
                 let took_ms = run.ended.boot_ms.saturating_sub(run.started.boot_ms);
                 self.say(format!("job {name} is done in {took_ms} ms"));
             }
-            (Kind::Container, _) => {}
-            (Kind::Job | Kind::Service, cause) => {
+            (Kind::Container, _) | (Kind::Pod, Cause::Signal(9)) => {}
+            (Kind::Job | Kind::Service | Kind::Pod, cause) => {
                 self.say(format!("{name} ended: {}", describe_cause(name.as_str(), cause)))
             }
         }

@@ -50,6 +50,7 @@ fn role_may(role: Role, request: &Request) -> bool {
         }
         Request::Probed { .. } => role == Role::Probe,
         Request::Arm { .. } | Request::Rollback => role == Role::Update,
+        Request::Attached { .. } | Request::AttachFailed { .. } => role == Role::Network,
     }
 }
 
@@ -122,6 +123,8 @@ impl Core {
             Request::Arm { .. } | Request::Rollback => {
                 self.refuse(caller, refused(RefusedCode::WrongState, "this system cannot arm a slot: not built yet"));
             }
+            Request::Attached { id, run, addresses } => self.attached(id, run, addresses),
+            Request::AttachFailed { id, run, text } => self.attach_failed(id, run, text),
         }
     }
 
@@ -154,19 +157,23 @@ impl Core {
     }
 
     fn create(&mut self, caller: Caller, definition: Definition, start: bool, fresh: u64) {
-        match self.check_definition(&definition, fresh) {
-            Ok(plan) => {
+        match self.check_with_pod(definition, fresh) {
+            Ok(made) => {
                 let id = WorkloadId(fresh);
-                let id_base = self.assign_ids(&definition);
-                let name = definition.name.clone();
-                let mut workload = Workload::new(id, definition, plan, id_base, self.now);
-                workload.wanted = if start { Wanted::Up } else { Wanted::Down };
-                workload.remove_if_start_fails = start;
-                self.workloads.insert(id, workload);
-                self.names.insert(name, id);
-                self.tell(id, byre_protocol::control::What::Created);
                 let mut awaits = Vec::new();
-                awaits.extend(self.record_put(id).map(Await::Record));
+                // The pod first: on disk, too, no container is without its own.
+                for (id, definition, plan) in made {
+                    let id_base = self.assign_ids(&definition);
+                    let name = definition.name.clone();
+                    let is_asked_for = id == WorkloadId(fresh);
+                    let mut workload = Workload::new(id, definition, plan, id_base, self.now);
+                    workload.wanted = if start && is_asked_for { Wanted::Up } else { Wanted::Down };
+                    workload.remove_if_start_fails = start && is_asked_for;
+                    self.workloads.insert(id, workload);
+                    self.names.insert(name, id);
+                    self.tell(id, byre_protocol::control::What::Created);
+                    awaits.extend(self.record_put(id).map(Await::Record));
+                }
                 if start {
                     awaits.push(Await::Running(id));
                     self.reconsider();
@@ -175,6 +182,34 @@ impl Core {
             }
             Err(refused) => self.refuse(caller, refused),
         }
+    }
+
+    /// Checks a new workload, and the pod of its own that a container with a network is given.
+    fn check_with_pod(
+        &self,
+        mut definition: Definition,
+        fresh: u64,
+    ) -> Result<Vec<(WorkloadId, Definition, Plan)>, Refused> {
+        let plan = self.check_definition(&definition, fresh)?;
+        if definition.kind == Kind::Pod {
+            return Ok(vec![(WorkloadId(fresh), definition, plan)]);
+        }
+        let invalid = |text: String| Refused { code: RefusedCode::Invalid, text };
+        let pod_name =
+            Name::try_from(format!("pod-{}", WorkloadId(fresh))).map_err(|error| invalid(error.to_string()))?;
+        let Some(pod) = definition.split_off_pod(pod_name) else {
+            return Ok(vec![(WorkloadId(fresh), definition, plan)]);
+        };
+        let pod_plan = self.check_definition(&pod, !fresh)?;
+        if self.workloads.len().saturating_add(1) >= WORKLOADS {
+            let text =
+                format!("a container with a network counts twice, and the node has {WORKLOADS} at most; remove some");
+            return Err(refused(RefusedCode::Full, &text));
+        }
+        let policy = self.policy.clone().unwrap_or_default();
+        let plan = Plan::check(definition.launch_in_pod(), &policy, Origin::Client)
+            .map_err(|refusal| invalid(format!("{}: {refusal}", definition.name)))?;
+        Ok(vec![(WorkloadId(!fresh), pod, pod_plan), (WorkloadId(fresh), definition, plan)])
     }
 
     fn check_definition(&self, definition: &Definition, fresh: u64) -> Result<Plan, Refused> {
@@ -234,10 +269,13 @@ impl Core {
         if let Some(refusal) = definition.job_refusal().or_else(|| definition.probes_refusal()) {
             return invalid(format!("{name}: {refusal}"));
         }
+        if let Some(refusal) = self.pod_refusal(definition) {
+            return invalid(format!("{name}: {refusal}"));
+        }
         if definition.shutdown_priority > 99 {
             return invalid(format!("{name}: shutdown priority of a container is at most 99"));
         }
-        Plan::check(definition.launch.clone(), policy, Origin::Client)
+        Plan::check(definition.launch_in_pod(), policy, Origin::Client)
             .or_else(|refusal| invalid(format!("{name}: {refusal}")))
     }
 
@@ -363,6 +401,10 @@ impl Core {
         if !(1..=64).contains(&signal) {
             return self.refuse(caller, refused(RefusedCode::Invalid, &format!("signal {signal} is not 1 to 64")));
         }
+        if workload.definition.kind == Kind::Pod {
+            let text = format!("pod {name} has no process; stop it, or name a container of it");
+            return self.refuse(caller, refused(RefusedCode::WrongState, &text));
+        }
         if !matches!(workload.actual, Actual::Up { .. } | Actual::Stopping { .. }) {
             return self.refuse(caller, refused(RefusedCode::WrongState, &format!("{name} is not running")));
         }
@@ -381,6 +423,13 @@ impl Core {
     fn remove_asked(&mut self, caller: Caller, id: WorkloadId, force: bool) {
         if self.refuse_for_service(caller, id, "removed") {
             return;
+        }
+        let Some(workload) = self.workloads.get(&id) else { return };
+        let user = self.in_pod(&workload.definition.name).find(|user| user.wanted != Wanted::Gone);
+        if let (Kind::Pod, Some(user)) = (workload.definition.kind, user) {
+            let (pod, user) = (&workload.definition.name, &user.definition.name);
+            let text = format!("{user} is in pod {pod}; remove that first");
+            return self.refuse(caller, refused(RefusedCode::WrongState, &text));
         }
         let Some(workload) = self.workloads.get_mut(&id) else { return };
         if workload.has_processes() && !force {
@@ -429,7 +478,10 @@ impl Core {
     }
 
     fn inspect(&mut self, caller: Caller, id: WorkloadId) {
-        let Some(detail) = self.workloads.get(&id).map(Workload::detail) else { return };
+        let Some(workload) = self.workloads.get(&id) else { return };
+        let mut detail = workload.detail();
+        let pod = workload.definition.pod.as_ref().and_then(|pod| self.workloads.get(self.names.get(pod)?));
+        detail.addresses.extend(pod.into_iter().flat_map(|pod| pod.addresses.iter().cloned()));
         self.answer(caller, Reply::Inspected(Box::new(detail)), Attachment::None);
     }
 

@@ -260,10 +260,11 @@ impl Workload {
             started_boot_ms,
             task,
             durable,
+            addresses,
         } = self;
         let mut hasher = DefaultHasher::new();
         (wanted, actual, run, restarts, streak).hash(&mut hasher);
-        (start_once_down, oom_kills, started_boot_ms, task, durable).hash(&mut hasher);
+        (start_once_down, oom_kills, started_boot_ms, task, durable, addresses).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -302,6 +303,8 @@ fn stray_definition(name: Name) -> Definition {
         run_limit_ms: 0,
         startup: None,
         liveness: None,
+        pod: None,
+        network: None,
     }
 }
 

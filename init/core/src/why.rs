@@ -51,6 +51,10 @@ impl Core {
         let mut add = |because| chain.push(Link { name: workload.definition.name.clone(), because });
         match &workload.actual {
             Actual::Up { since, ready: Ready::Now, .. } => add(Because::Ready { since: *since }),
+            Actual::Up { since, ready: Ready::NotYet, .. } if workload.definition.kind == Kind::Pod => {
+                add(Because::Attaching { since: *since });
+                return self.unready_service(Role::Network).map_or(Next::End, Next::Name);
+            }
             Actual::Up { since, ready: Ready::NotYet | Ready::NoLonger, .. } => {
                 let failed = |aim| workload.asking.get(&aim).map_or(0, |asking| asking.failed);
                 let aim = if workload.asking.contains_key(&Aim::Startup) { Aim::Startup } else { Aim::Readiness };
@@ -116,9 +120,14 @@ impl Core {
         if !check.is_asked_from_outside() {
             return None;
         }
-        let is_prober = |workload: &&Workload| workload.definition.grants.contains(&Grant::Control(Role::Probe));
-        let prober = self.workloads.values().find(is_prober)?;
-        (!prober.is_ready()).then(|| prober.definition.name.clone())
+        self.unready_service(Role::Probe)
+    }
+
+    /// The service of this role, if it is not ready.
+    fn unready_service(&self, role: Role) -> Option<Name> {
+        let has_role = |workload: &&Workload| workload.definition.grants.contains(&Grant::Control(role));
+        let service = self.workloads.values().find(has_role)?;
+        (!service.is_ready()).then(|| service.definition.name.clone())
     }
 }
 

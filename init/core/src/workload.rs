@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use byre_plan::{Name, Origin, Plan, WorkloadId};
 use byre_protocol::control::WorkloadRecord;
 use byre_protocol::definition::{Definition, Kind, ReadyWhen};
+use byre_protocol::pod::PodAddress;
 use byre_protocol::probe::Aim;
 use byre_protocol::status::{Cause, Detail, HISTORY, Moment, Run, Rung, State, Summary, Why};
 
@@ -80,6 +81,8 @@ pub struct Workload {
     pub(crate) durable: bool,
     /// It was found alive after a crash, and nobody knows what it was.
     pub(crate) adopted: bool,
+    /// The addresses of a pod that is attached.
+    pub(crate) addresses: Vec<PodAddress>,
 }
 
 /// What the outer cgroup of a workload is called.
@@ -122,6 +125,7 @@ impl Workload {
             remove_if_start_fails: false,
             durable: false,
             adopted: false,
+            addresses: Vec::new(),
         }
     }
 
@@ -153,6 +157,12 @@ impl Workload {
     #[must_use]
     pub fn is_built_in(&self) -> bool {
         self.built_in
+    }
+
+    /// The addresses of a pod that is attached.
+    #[must_use]
+    pub fn addresses(&self) -> &[PodAddress] {
+        &self.addresses
     }
 
     /// Where its plan comes from.
@@ -200,7 +210,7 @@ impl Workload {
     /// Whether others that need it may start. A job is ready once it has ended well.
     pub(crate) fn is_ready(&self) -> bool {
         match (&self.actual, self.definition.kind) {
-            (Actual::Up { ready, .. }, Kind::Service | Kind::Container) => *ready == Ready::Now,
+            (Actual::Up { ready, .. }, Kind::Service | Kind::Container | Kind::Pod) => *ready == Ready::Now,
             (Actual::Down { why: Why::Ended(Cause::Code(0)) }, Kind::Job) => true,
             (
                 Actual::Up { .. }
@@ -233,7 +243,12 @@ impl Workload {
         matches!(self.actual, Actual::Up { ready: Ready::Now, .. })
     }
 
-    /// Whether a process of it may exist.
+    /// Whether it goes with its run. A container's own pod goes with the container instead.
+    pub(crate) fn is_removed_on_exit(&self) -> bool {
+        self.definition.remove_on_exit && self.definition.kind != Kind::Pod
+    }
+
+    /// Whether a process of it may exist, or for a pod its namespaces.
     pub(crate) fn has_processes(&self) -> bool {
         match &self.actual {
             Actual::Starting { .. } | Actual::Up { .. } | Actual::Stopping { .. } | Actual::Draining { .. } => true,
@@ -349,6 +364,7 @@ impl Workload {
             history: self.history.iter().cloned().collect(),
             cgroup: self.cgroup(),
             oom_kills: self.oom_kills,
+            addresses: self.addresses.clone(),
         }
     }
 

@@ -4,6 +4,7 @@ use byre_plan::{Name, Process, WorkloadId};
 use serde::{Deserialize, Serialize};
 
 use crate::definition::{Definition, LogPolicy};
+use crate::pod::{PodAddress, PodNetwork};
 use crate::probe::{Aim, Probe};
 use crate::status::{Cause, Detail, Link, Moment, Run, State, Summary};
 
@@ -173,6 +174,24 @@ pub enum Request {
     },
     /// Role update: make the inactive slot, whose release ran here before, the one that boots next. Answered as [`Self::Arm`].
     Rollback,
+    /// Role network: a pod is in all its networks.
+    Attached {
+        /// Which.
+        id: WorkloadId,
+        /// The notice's run.
+        run: u64,
+        /// Its addresses, at most [`crate::pod::ADDRESSES`].
+        addresses: Vec<PodAddress>,
+    },
+    /// Role network: a pod cannot be put into its networks.
+    AttachFailed {
+        /// Which.
+        id: WorkloadId,
+        /// The notice's run.
+        run: u64,
+        /// For people: what failed and the remedy, at most [`REASON_BYTES`].
+        text: String,
+    },
 }
 
 /// Bytes of a release statement, as `byre-release` reads it; this crate does not depend on that one.
@@ -346,6 +365,27 @@ pub enum Notice {
     },
     /// Everybody: the node is shutting down.
     ShuttingDown,
+    /// Role network: put a pod into its networks, then answer with [`Request::Attached`] or [`Request::AttachFailed`]. Sent again after the
+    /// network service restarted. Carries the pod's network namespace.
+    Attach {
+        /// Which pod.
+        id: WorkloadId,
+        /// For the answer.
+        run: u64,
+        /// Its name.
+        name: Name,
+        /// What it asks for.
+        network: Box<PodNetwork>,
+        /// The addresses that it has already; empty for one that is new.
+        addresses: Vec<PodAddress>,
+    },
+    /// Role network, after it opened its channel: every pod that is up was told; what is left of others may go.
+    AttachEnd,
+    /// Role network: a pod is down, and its namespaces are gone.
+    Detach {
+        /// Which.
+        id: WorkloadId,
+    },
 }
 
 /// One output of a workload.

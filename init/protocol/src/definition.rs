@@ -3,6 +3,7 @@
 use byre_plan::{LaunchRequest, Name};
 use serde::{Deserialize, Serialize};
 
+use crate::pod::PodNetwork;
 use crate::probe::{Aim, Check, Probe};
 
 /// Workloads that one definition may need or come after.
@@ -76,6 +77,12 @@ pub struct Definition {
     /// A run that it says is dead is stopped, and has failed.
     #[serde(default)]
     pub liveness: Option<Probe>,
+    /// The pod whose namespaces it is in. It is bound to it: while the pod is not ready, this does not run.
+    #[serde(default)]
+    pub pod: Option<Name>,
+    /// What it asks of the network. A container or job that asks gets a pod of its own when it is made, which has this instead.
+    #[serde(default)]
+    pub network: Option<PodNetwork>,
 }
 
 impl Definition {
@@ -104,10 +111,10 @@ impl Definition {
                 Some("a job ends: its restart policy is never or on_failure".to_owned())
             }
             (Kind::Job, RestartPolicy::Never | RestartPolicy::OnFailure(_)) => None,
-            (Kind::Service | Kind::Container, _) if self.deadline_ms > 0 => {
+            (Kind::Service | Kind::Container | Kind::Pod, _) if self.deadline_ms > 0 => {
                 Some("deadline_ms is a job's; for the longest run give run_limit_ms".to_owned())
             }
-            (Kind::Service | Kind::Container, _) => None,
+            (Kind::Service | Kind::Container | Kind::Pod, _) => None,
         }
     }
 
@@ -120,9 +127,14 @@ impl Definition {
         Aim::ALL.into_iter().find_map(|aim| self.probe(aim)?.refusal(aim))
     }
 
+    /// Everything without which it does not run on.
+    pub fn bound_to(&self) -> impl Iterator<Item = &Name> {
+        self.binds_to.iter().chain(&self.pod)
+    }
+
     /// Everything that must be ready before it starts.
     pub fn requires(&self) -> impl Iterator<Item = &Name> {
-        self.needs.iter().chain(&self.binds_to)
+        self.needs.iter().chain(self.bound_to())
     }
 
     /// Everything that it may have to wait for.
@@ -141,6 +153,9 @@ pub enum Kind {
     Job,
     /// A container.
     Container,
+    /// Namespaces that containers share, without a process; ready when it is in its networks. With `remove_on_exit` it is one container's own: it is
+    /// up while that is wanted, and gone with it.
+    Pod,
 }
 
 /// When a workload is started again after it ended by itself.
@@ -344,6 +359,8 @@ pub enum Role {
     Observer,
     /// Releases: arming a slot that was written, going back, and the reboot into it.
     Update,
+    /// Networks of pods.
+    Network,
 }
 
 /// What the image build compiles the root's service files to; PID 1 reads it from [`ServicesFile::PATH`] at start.

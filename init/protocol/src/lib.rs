@@ -18,6 +18,7 @@ pub mod definition;
 pub mod frame;
 pub mod handoff;
 pub mod peer;
+pub mod pod;
 pub mod probe;
 pub mod settings;
 pub mod status;

@@ -4,6 +4,7 @@ use byre_plan::{Name, WorkloadId};
 use serde::{Deserialize, Serialize};
 
 use crate::definition::{Definition, Kind, ReadyWhen, RestartPolicy};
+use crate::pod::PodAddress;
 use crate::probe::{Aim, Check};
 
 /// Ended runs kept per workload.
@@ -234,6 +235,11 @@ pub enum Because {
     },
     /// The node is shutting down.
     Shutdown,
+    /// A pod that is not in its networks yet.
+    Attaching {
+        /// Since when its namespaces are there.
+        since: Moment,
+    },
 }
 
 /// One line of a list.
@@ -276,4 +282,6 @@ pub struct Detail {
     pub cgroup: String,
     /// Processes that were killed for want of memory since it was made.
     pub oom_kills: u32,
+    /// The addresses of a pod, and of what is in one.
+    pub addresses: Vec<PodAddress>,
 }

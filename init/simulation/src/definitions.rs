@@ -1,8 +1,9 @@
 //! What the simulated node runs: its services as the image build would compile them, and containers as clients ask for them.
 
 use byre_core::Boot;
-use byre_plan::{LaunchRequest, Name, Policy, WorkloadId};
+use byre_plan::{LaunchRequest, Name, Namespace, Namespaces, Policy, UserNamespace, WorkloadId};
 use byre_protocol::definition::{Definition, Grant, Kind, ReadyWhen, Restart, RestartPolicy, Role};
+use byre_protocol::pod::{NetworkAttachment, PodNetwork, nothing_executed};
 use byre_protocol::probe::{Check, Probe};
 
 use crate::chance::Chance;
@@ -46,6 +47,22 @@ fn probe(chance: &mut Chance) -> Probe {
     Probe { interval_ms: 500, failures: 2, initial_delay_ms, ..Probe::of(check) }
 }
 
+/// A pod that a client may ask for.
+fn pod(text: &str, chance: &mut Chance) -> Definition {
+    let mut launch = nothing_executed();
+    launch.namespaces = Namespaces { user: UserNamespace::Automatic, ..launch.namespaces };
+    for namespace in [&mut launch.namespaces.net, &mut launch.namespaces.ipc, &mut launch.namespaces.uts] {
+        *namespace = Namespace::New;
+    }
+    let network = (!chance.one_in(4)).then(|| network(chance));
+    Definition { network, ..Definition::pod(name(text), launch) }
+}
+
+fn network(chance: &mut Chance) -> PodNetwork {
+    let attachment = NetworkAttachment { network: name("byre"), aliases: Vec::new(), address: None };
+    PodNetwork { networks: if chance.one_in(6) { Vec::new() } else { vec![attachment] }, ..PodNetwork::default() }
+}
+
 /// Everything that histories are made of, parsed once.
 #[derive(Debug, Clone)]
 pub(crate) struct Definitions {
@@ -84,6 +101,7 @@ impl Definitions {
             service("probe", Some(Role::Probe), &[]),
             service("api", Some(Role::Api), &["state", "log"]),
             clock,
+            service("podnet", Some(Role::Network), &[]),
         ];
         let services = (1..).map(WorkloadId).zip(services).collect();
         Self { container: plain(Kind::Container), services, policy }
@@ -96,8 +114,16 @@ impl Definitions {
 
     /// A container that a client may ask for.
     pub(crate) fn container(&self, text: &str, chance: &mut Chance) -> Definition {
+        if chance.one_in(6) {
+            return pod(text, chance);
+        }
         let mut definition = self.container.clone();
         definition.name = name(text);
+        if chance.one_in(5) {
+            definition.pod = Some(name(chance.pick(&NAMES).copied().unwrap_or("one")));
+        } else if chance.one_in(3) {
+            definition.network = Some(network(chance));
+        }
         definition.restart.policy = match chance.below(4) {
             0 => RestartPolicy::Never,
             1 => RestartPolicy::OnFailure(2),

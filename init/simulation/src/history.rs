@@ -254,6 +254,9 @@ fn crash(world: &mut World<'_>) {
 
 /// Something that runs says that it is ready, or is heard of, or the probe service comes to a verdict.
 fn becomes_ready(world: &mut World<'_>, faults: bool) {
+    if world.chance.one_in(3) && world.attach(faults) {
+        return;
+    }
     if world.chance.one_in(4) {
         return world.watchdogs();
     }
@@ -300,6 +303,7 @@ fn settle(world: &mut World<'_>) {
             || world.service_starts()
             || world.write_records(usize::MAX, false)
             || world.kernel_advances(false)
+            || world.attach(false)
             || all_become_ready(world)
             || jobs_end(world)
         {

@@ -88,7 +88,7 @@ fn bound_ones_stop(world: &World<'_>) -> Option<String> {
     }
     let runs = world.core.workloads().filter(|workload| matches!(workload.state(), State::Up { .. }));
     for workload in runs {
-        if let Some(missing) = workload.definition().binds_to.iter().find(|name| !is_ready(world, name.as_str())) {
+        if let Some(missing) = workload.definition().bound_to().find(|name| !is_ready(world, name.as_str())) {
             return Some(format!("{} runs without {missing}, which it is bound to", workload.definition().name));
         }
     }
@@ -107,7 +107,33 @@ pub(crate) fn at_rest(world: &World<'_>) -> Option<String> {
     if let Some(table) = world.core.tables().into_iter().find(|table| table.empty_at_rest && table.used > 0) {
         return Some(format!("{} still has {} entries", table.name, table.used));
     }
-    is_as_wanted(world).or_else(|| disk_is_as_wanted(world))
+    is_as_wanted(world).or_else(|| own_pods_follow(world)).or_else(|| disk_is_as_wanted(world))
+}
+
+/// A container's own pod is wanted as the container is, and is not there without it; one that is up has its addresses.
+fn own_pods_follow(world: &World<'_>) -> Option<String> {
+    for pod in world.core.workloads().filter(|workload| workload.definition().kind == Kind::Pod) {
+        let definition = pod.definition();
+        let asks = definition.network.as_ref().is_some_and(|network| !network.networks.is_empty());
+        if asks && pod.addresses().is_empty() && matches!(pod.state(), State::Up { ready: true, .. }) {
+            return Some(format!("pod {} is ready without an address", definition.name));
+        }
+        if !definition.remove_on_exit {
+            continue;
+        }
+        let mut users =
+            world.core.workloads().filter(|workload| workload.definition().pod.as_ref() == Some(&definition.name));
+        let Some(user) = users.next() else { return Some(format!("pod {} is nobody's", definition.name)) };
+        if user.wanted() != pod.wanted() || users.next().is_some() {
+            return Some(format!(
+                "pod {} is wanted {:?}, its container {:?}",
+                definition.name,
+                pod.wanted(),
+                user.wanted()
+            ));
+        }
+    }
+    None
 }
 
 fn is_as_wanted(world: &World<'_>) -> Option<String> {

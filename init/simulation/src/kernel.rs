@@ -32,6 +32,8 @@ pub(crate) struct Live {
     pub(crate) killed: bool,
     /// A process of it sleeps in the kernel and does not see its kill.
     pub(crate) stuck: bool,
+    /// It has no process: "running" is that its namespaces are there.
+    pub(crate) pod: bool,
 }
 
 /// Further processes in a workload.
@@ -80,6 +82,9 @@ impl Kernel {
     pub(crate) fn kill(&mut self, id: WorkloadId, run: u64) -> bool {
         let Some(live) = self.live.get_mut(&id).filter(|live| live.run == run) else { return false };
         live.killed = true;
+        if live.pod && live.first == First::Running {
+            live.first = First::Ended;
+        }
         if live.first == First::Running {
             live.first = First::Dying(ExitStatus::Signal(9));
         }
@@ -123,7 +128,7 @@ impl Kernel {
     }
 
     pub(crate) fn running(&self) -> Vec<WorkloadId> {
-        self.live.iter().filter(|(_, live)| live.first == First::Running).map(|(id, _)| *id).collect()
+        self.live.iter().filter(|(_, live)| live.first == First::Running && !live.pod).map(|(id, _)| *id).collect()
     }
 
     fn possible(&self) -> Vec<Possible> {
@@ -194,6 +199,9 @@ impl Kernel {
             return Some(Event::Launched { subject, outcome: failed(step) });
         }
         live.first = First::Running;
+        if live.pod {
+            return Some(Event::Launched { subject, outcome: LaunchOutcome::Made });
+        }
         Some(Event::Launched { subject, outcome: LaunchOutcome::Running { pid: 7, terminal: false } })
     }
 

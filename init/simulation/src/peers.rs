@@ -7,6 +7,7 @@ use byre_core::ChannelId;
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Change, WorkloadRecord};
 use byre_protocol::definition::Role;
+use byre_protocol::pod::PodAddress;
 use byre_protocol::probe::Aim;
 
 /// A service's end of its control channel.
@@ -21,6 +22,8 @@ pub(crate) struct Peer {
     pub(crate) records: BTreeMap<u64, Change>,
     /// Role probe: what it is to ask.
     pub(crate) probes: BTreeMap<(WorkloadId, Aim), Asked>,
+    /// Role network: pods that are to be put into their networks, with the run and the addresses they have.
+    pub(crate) attaches: BTreeMap<WorkloadId, (u64, Vec<PodAddress>)>,
     /// Role api: calls without an answer.
     pub(crate) calls: BTreeSet<u64>,
 }
@@ -56,6 +59,7 @@ impl Peers {
             started: false,
             records: BTreeMap::new(),
             probes: BTreeMap::new(),
+            attaches: BTreeMap::new(),
             calls: BTreeSet::new(),
         };
         self.open.insert(channel, peer);

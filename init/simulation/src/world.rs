@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use byre_core::{Action, CallContext, ChannelId, Core, Event, ExitStatus, Rescued};
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Call, FromInit, Notice, Reply, Request};
-use byre_protocol::definition::{Grant, ReadyWhen, Role};
+use byre_protocol::definition::{Grant, Kind, ReadyWhen, Role};
+use byre_protocol::pod::PodAddress;
 use byre_protocol::probe::{Aim, Check};
 use byre_protocol::status::{Moment, State};
 
@@ -228,7 +229,8 @@ impl<'a> World<'a> {
             self.fail(format!("{id} is started while an earlier run of it lives"));
         }
         let stuck = self.chance.one_in(40);
-        self.kernel.live.insert(id, Live { run, first: First::Launching, killed: false, stuck });
+        let pod = self.core.workload(id).is_some_and(|workload| workload.definition().kind == Kind::Pod);
+        self.kernel.live.insert(id, Live { run, first: First::Launching, killed: false, stuck, pod });
         let role = self.core.workload(id).and_then(|workload| {
             workload
                 .definition()
@@ -276,7 +278,17 @@ impl<'a> World<'a> {
                 | Notice::LogStream { .. }
                 | Notice::LogRemove { .. }
                 | Notice::LogRunEnded { .. }
+                | Notice::AttachEnd
                 | Notice::ShuttingDown => {}
+                Notice::Attach { id, run, addresses, .. } => {
+                    peer.attaches.insert(*id, (*run, addresses.clone()));
+                }
+                Notice::Detach { id } => {
+                    peer.attaches.remove(id);
+                    if self.kernel.live.contains_key(id) {
+                        self.fail(format!("pod {id} is detached while it lives"));
+                    }
+                }
             },
         }
     }
@@ -326,7 +338,7 @@ impl<'a> World<'a> {
                 self.say(channel, Request::ReplayEnd, 0);
             }
             Role::Api => self.say(channel, Request::Subscribe, 0),
-            Role::Log | Role::Probe | Role::Observer | Role::Update => {}
+            Role::Log | Role::Probe | Role::Observer | Role::Update | Role::Network => {}
         }
         self.tell(Event::Notified { id, run });
         true
@@ -418,6 +430,30 @@ impl<'a> World<'a> {
         if was_up && !passed && aim != Aim::Readiness && is_up(self) {
             self.fail(format!("{id} goes on after its {aim} probe failed"));
         }
+    }
+
+    /// The network service puts a pod into its networks, or cannot. False: there is none to be put.
+    pub(crate) fn attach(&mut self, faults: bool) -> bool {
+        let Some((channel, peer)) = self.peers.serving(Role::Network) else { return false };
+        let Some((id, (run, had))) = peer.attaches.pop_first() else { return false };
+        let is_running = |world: &Self| {
+            let workload = world.core.workload(id).filter(|workload| workload.run() == run);
+            workload.is_some_and(|workload| matches!(workload.state(), State::Up { .. }))
+        };
+        let was_up = is_running(self);
+        if faults && self.chance.one_in(4) {
+            self.say(channel, Request::AttachFailed { id, run, text: "no address is free".to_owned() }, 0);
+            if was_up && is_running(self) {
+                self.fail(format!("pod {id} goes on without its network"));
+            }
+            return true;
+        }
+        let address = std::net::IpAddr::from(std::net::Ipv4Addr::from(self.fresh.to_le_bytes().map(u32::from)[0]));
+        let new =
+            PodAddress { network: crate::definitions::name("byre"), interface: "eth0".to_owned(), address, prefix: 24 };
+        let addresses = if had.is_empty() { vec![new] } else { had };
+        self.say(channel, Request::Attached { id, run, addresses }, 0);
+        true
     }
 
     /// The kernel does something that it can do now.

@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 
 use byre_core::{Action, Event, ExecId};
 use byre_plan::WorkloadId;
+use byre_protocol::definition::Kind;
 
 use super::Supervisor;
+use super::tasks::Purpose;
 use crate::sys;
 
 impl Supervisor {
@@ -56,11 +58,26 @@ impl Supervisor {
             return;
         };
         run.ending = true;
+        if self.core.workload(id).is_some_and(|workload| workload.definition().kind == Kind::Pod) {
+            return self.release_namespaces(id, number);
+        }
         if let Err(errno) = byre_launch::cgroup::kill(run.cgroup.as_fd()) {
             self.say(&format!("cgroup.kill of {id}: {errno}"));
         }
         self.watch_cgroup(id);
         self.check_emptied(id);
+    }
+
+    /// Ends a pod. Its maker may still be at work: then its report brings the next end.
+    fn release_namespaces(&mut self, id: WorkloadId, number: u64) {
+        let is_made = self.kept.get(&id).and_then(|kept| kept.run.as_ref()).is_none_or(|run| run.report.is_none());
+        let purpose = Purpose::ReleaseNamespaces { id, run: number };
+        let is_under_way = self.tasks.running.values().any(|task| task.purpose == purpose);
+        let Some(workload) = self.core.workload(id).filter(|_| is_made && !is_under_way) else { return };
+        let words = vec!["release-namespaces".to_owned(), workload.definition().name.to_string()];
+        if !self.begin_task(purpose, words) {
+            self.emptied(id, number);
+        }
     }
 
     fn forget(&mut self, id: WorkloadId) {

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use byre_core::{ChannelId, Event, ExecId, LaunchOutcome, Subject, Workload};
 use byre_launch::{Context, Descriptors, Report, Stdio};
 use byre_plan::{Principal, WorkloadId};
-use byre_protocol::definition::{Definition, Grant};
+use byre_protocol::definition::{Definition, Grant, Kind};
+use byre_protocol::pod::NAMESPACES;
 use byre_protocol::status::StartFailure;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -101,6 +102,7 @@ impl Environment {
             shared_layers: SHARED_LAYERS,
             containers: "/data/containers",
             volumes: "/data/volumes",
+            namespaces: None,
             default_seccomp: &self.default_seccomp,
             helper_program: self.helper_program.as_fd(),
             device_program: self.device_program.as_fd(),
@@ -142,7 +144,11 @@ impl Supervisor {
         kept.run = Some(run);
         let (Some(workload), Some(kept)) = (self.core.workload(id), self.kept.get(&id)) else { return Ok(()) };
         let Some(run) = &kept.run else { return Ok(()) };
-        let context = self.environment.context(id, workload.id_base(), &run.cgroup, &run.leaf);
+        let directory = namespaces_of(workload);
+        let context = Context {
+            namespaces: directory.as_deref(),
+            ..self.environment.context(id, workload.id_base(), &run.cgroup, &run.leaf)
+        };
         let descriptors = descriptors(kept, &granted.named);
         let child = byre_launch::start(workload.plan(), &context, &descriptors)?;
         let subject = Subject::Workload { id, run: number };
@@ -239,6 +245,7 @@ impl Supervisor {
                     }),
                 }
             }
+            Report::Made => LaunchOutcome::Made,
             Report::Failed { step, subject, errno } => LaunchOutcome::Failed(StartFailure { step, subject, errno }),
             Report::Incomplete => LaunchOutcome::Failed(StartFailure {
                 step: byre_launch::CHILD_DIED.to_owned(),
@@ -350,6 +357,12 @@ impl Supervisor {
             self.close_channel(channel);
         }
     }
+}
+
+/// Where a pod's namespaces are bound; `None` for what is no pod.
+pub(super) fn namespaces_of(workload: &Workload) -> Option<String> {
+    let definition = workload.definition();
+    (definition.kind == Kind::Pod).then(|| format!("{NAMESPACES}/{}", definition.name))
 }
 
 fn descriptors<'a>(kept: &'a Kept, named: &'a [(String, OwnedFd)]) -> Descriptors<'a> {

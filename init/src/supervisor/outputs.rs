@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use byre_core::{Attachment, ChannelId};
 use byre_plan::WorkloadId;
 use byre_protocol::control::{FromInit, Notice, Stream};
-use byre_protocol::definition::Role;
+use byre_protocol::definition::{Kind, Role};
 
 use super::Supervisor;
 use super::kept::{Input, Pipe, STDERR, STDIN, STDOUT};
@@ -15,6 +15,9 @@ impl Supervisor {
     /// Makes the pipes that a workload needs and has not got, and shows them to the log service.
     pub(super) fn make_pipes(&mut self, id: WorkloadId) -> Result<(), rustix::io::Errno> {
         let Some(workload) = self.core.workload(id) else { return Ok(()) };
+        if workload.definition().kind == Kind::Pod {
+            return Ok(());
+        }
         let terminal = workload.plan().request().process.terminal.is_some();
         let open_stdin = workload.definition().open_stdin;
         let kept = self.kept.entry(id).or_default();
@@ -85,6 +88,11 @@ impl Supervisor {
             }),
             Attachment::ExecTerminal(exec) => self.execs.get_mut(&exec).and_then(|kept| kept.terminal.take()),
             Attachment::KernelLog => super::listeners::open_kernel_log(),
+            Attachment::Network(id) => self
+                .core
+                .workload(id)
+                .and_then(super::launches::namespaces_of)
+                .and_then(|directory| byre_launch::open_network(&directory).ok()),
             Attachment::Process(id) => {
                 self.kept.get(&id).and_then(|kept| kept.run.as_ref()?.process.as_ref()?.fd.duplicate().ok())
             }

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 
 use byre_core::{Event, ExitStatus, Subject};
 use byre_plan::WorkloadId;
+use byre_protocol::definition::Kind;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rustix::event::epoll::EventFlags;
@@ -154,6 +155,10 @@ impl Supervisor {
     /// If nothing of an ending run lives any more, and its first process is reaped, removes the cgroup and tells the core.
     pub(super) fn check_emptied(&mut self, id: WorkloadId) {
         let Some(run) = self.kept.get(&id).and_then(|kept| kept.run.as_ref()).filter(|run| run.ending) else { return };
+        // A pod has no process; the task that releases its namespaces tells.
+        if self.core.workload(id).is_some_and(|workload| workload.definition().kind == Kind::Pod) {
+            return;
+        }
         if run.process.is_some() || run.report.is_some() {
             return;
         }
@@ -163,8 +168,15 @@ impl Supervisor {
             return;
         }
         let number = run.number;
-        self.end_run(id);
-        self.remove_cgroup(id);
+        self.emptied(id, number);
+    }
+
+    /// A run is over: drops what is kept of it and tells the core.
+    pub(super) fn emptied(&mut self, id: WorkloadId, number: u64) {
+        if self.kept.get(&id).and_then(|kept| kept.run.as_ref()).is_some_and(|run| run.number == number) {
+            self.end_run(id);
+            self.remove_cgroup(id);
+        }
         self.step(Event::Emptied { id, run: number });
         self.drain_queue();
     }

@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 use byre_core::{Alive, Core, Event, Known, Rescued, Stray, Subject, UNKNOWN};
 use byre_plan::{Name, WorkloadId};
 use byre_protocol::control::{ShutdownAction, WORKLOADS};
+use byre_protocol::definition::Kind as WorkloadKind;
+use byre_protocol::pod::NAMESPACES;
 use rustix::event::epoll::EventFlags;
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -279,7 +281,9 @@ impl Supervisor {
             return Alive::Nothing;
         };
         let populated = byre_launch::cgroup::populated(cgroup.as_fd()).unwrap_or(true);
-        if process.is_none() && !populated {
+        let is_bound = known.definition.kind == WorkloadKind::Pod
+            && byre_launch::are_bound(&format!("{NAMESPACES}/{}", known.definition.name));
+        if process.is_none() && !populated && !is_bound {
             let _ = byre_launch::cgroup::remove(parent.as_fd(), &known.cgroup_name);
             return Alive::Nothing;
         }
@@ -292,7 +296,7 @@ impl Supervisor {
         };
         let process = watch(process, Source::Process(subject), EventFlags::IN);
         let notify = watch(notify, Source::Notify(id), EventFlags::IN);
-        let lives = if process.is_some() { Alive::Process { run } } else { Alive::Others };
+        let lives = if process.is_some() || is_bound { Alive::Process { run } } else { Alive::Others };
         if process.is_some() {
             self.processes.insert(pid, Owner::Main(subject));
         }

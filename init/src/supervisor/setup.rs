@@ -12,6 +12,7 @@ use byre_plan::WorkloadId;
 use byre_plan::seccomp::{self, Instruction};
 use byre_protocol::definition::{Grant, ServicesFile};
 use byre_protocol::frame;
+use byre_protocol::pod::NAMESPACES;
 use byre_protocol::status::Moment;
 use nix::mount::MsFlags;
 use nix::sys::resource::{Resource, setrlimit};
@@ -96,7 +97,8 @@ pub(crate) fn supervisor() -> Result<Supervisor, SetupError> {
     let watchdog = Watchdog::from_environment();
     let file = services_file()?;
     make_run_directories(&file);
-    step(SHARED_LAYERS, share_layers())?;
+    step(SHARED_LAYERS, share_mounts(SHARED_LAYERS, 0o700, c"mode=0700,size=1m"))?;
+    step(NAMESPACES, share_mounts(NAMESPACES, 0o755, c"mode=0755,size=4m"))?;
     step("directory of records", super::rescue::make_directory())?;
     if let Err(error) = BootFacts::from_environment().leave() {
         crate::console::say(&error.to_string());
@@ -265,7 +267,7 @@ pub(super) fn services_file() -> Result<ServicesFile, SetupError> {
 
 /// Directories in /run, which is memory; those on disks are made by the jobs that mount them.
 fn make_run_directories(file: &ServicesFile) {
-    for path in ["/run/byre", NOTIFY_DIRECTORY, "/run/byre/ns"] {
+    for path in ["/run/byre", NOTIFY_DIRECTORY] {
         make_directory(path, 0o755, 0, 0);
     }
     for definition in &file.services {
@@ -280,14 +282,13 @@ fn make_run_directories(file: &ServicesFile) {
 }
 
 /// A place for mounts whose unmounting reaches every copy of it, as services with a mount namespace of their own have.
-fn share_layers() -> Result<(), Errno> {
+fn share_mounts(path: &str, mode: u16, settings: &std::ffi::CStr) -> Result<(), Errno> {
     use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-    make_directory(SHARED_LAYERS, 0o700, 0, 0);
-    if !is_mount_point(SHARED_LAYERS) {
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount("tmpfs", SHARED_LAYERS, "tmpfs", flags, Some(c"mode=0700,size=1m"))?;
+    make_directory(path, mode, 0, 0);
+    if !is_mount_point(path) {
+        mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(settings))?;
     }
-    mount_change(SHARED_LAYERS, MountPropagationFlags::SHARED)
+    mount_change(path, MountPropagationFlags::SHARED)
 }
 
 fn make_directory(path: &str, mode: u16, uid: u32, gid: u32) {

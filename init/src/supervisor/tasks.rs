@@ -28,6 +28,11 @@ pub(crate) enum Purpose {
     ReleaseLayers,
     Unmount,
     DryRun,
+    /// Of a pod.
+    ReleaseNamespaces {
+        id: WorkloadId,
+        run: u64,
+    },
 }
 
 pub(crate) struct Task {
@@ -113,7 +118,7 @@ impl Supervisor {
         self.begin_task_with(Purpose::DryRun, vec!["dry-run".to_owned()], named)
     }
 
-    fn begin_task(&mut self, purpose: Purpose, words: Vec<String>) -> bool {
+    pub(super) fn begin_task(&mut self, purpose: Purpose, words: Vec<String>) -> bool {
         self.begin_task_with(purpose, words, Vec::new()).is_some()
     }
 
@@ -184,6 +189,12 @@ impl Supervisor {
             }
             Purpose::Unmount => self.unmounted(ended_well),
             Purpose::DryRun => self.dry_run_ended(number, ended_well),
+            Purpose::ReleaseNamespaces { id, run } => {
+                if !ended_well {
+                    self.say(&format!("namespaces of pod {id} are not all released; its next start tries again"));
+                }
+                self.emptied(id, run);
+            }
         }
     }
 }

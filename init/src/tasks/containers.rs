@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use byre_plan::WorkloadId;
+use byre_plan::{Name, WorkloadId};
+use byre_protocol::pod::NAMESPACES;
 
 use super::{TaskError, disks, on};
 use crate::supervisor::{SHARED_LAYERS, STORE_LAYERS};
@@ -27,6 +28,16 @@ pub(crate) fn remove_files(arguments: &[String]) -> Result<(), TaskError> {
 pub(crate) fn release_layers() -> Result<(), TaskError> {
     byre_launch::release_layers(SHARED_LAYERS, Some(STORE_LAYERS))
         .map_err(|errno| on("unmount layers in", SHARED_LAYERS)(errno.into()))
+}
+
+/// Unbinds the namespaces of these pods.
+pub(crate) fn release_namespaces(arguments: &[String]) -> Result<(), TaskError> {
+    for name in arguments {
+        let name = Name::try_from(name.as_str()).map_err(|error| TaskError::Invalid(error.to_string()))?;
+        let directory = format!("{NAMESPACES}/{name}");
+        byre_launch::release_namespaces(&directory).map_err(|errno| on("unbind", &directory)(errno.into()))?;
+    }
+    Ok(())
 }
 
 fn remove(directories: &[&Path], id: WorkloadId) -> Result<(), TaskError> {

@@ -53,6 +53,7 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> u8 {
         "nocloud" => nocloud::mount(),
         "healthy" => healthy::record(),
         "release-layers" => containers::release_layers(),
+        "release-namespaces" => containers::release_namespaces(arguments),
         "remove-files" => containers::remove_files(arguments),
         "sweep" => containers::sweep(arguments),
         "unmount" => disks::unmount_all(),

@@ -241,7 +241,10 @@ impl Service {
             | Notice::ExecEnded { .. }
             | Notice::Record { .. }
             | Notice::Probe { .. }
-            | Notice::ProbeEnd { .. } => {}
+            | Notice::ProbeEnd { .. }
+            | Notice::Attach { .. }
+            | Notice::AttachEnd
+            | Notice::Detach { .. } => {}
         }
     }
 

@@ -164,7 +164,10 @@ impl Service {
             | Notice::LogStream { .. }
             | Notice::LogRemove { .. }
             | Notice::LogRunEnded { .. }
-            | Notice::Record { .. } => {}
+            | Notice::Record { .. }
+            | Notice::Attach { .. }
+            | Notice::AttachEnd
+            | Notice::Detach { .. } => {}
         }
         Ok(())
     }

@@ -60,6 +60,8 @@ pub(crate) fn workload(id: u64, mark: u64, size: usize) -> WorkloadRecord {
         run_limit_ms: 0,
         startup: None,
         liveness: None,
+        pod: None,
+        network: None,
     };
     WorkloadRecord {
         id: WorkloadId(id),

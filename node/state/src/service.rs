@@ -195,7 +195,10 @@ fn pending(notice: Notice) -> Option<Pending> {
         | Notice::LogRemove { .. }
         | Notice::LogRunEnded { .. }
         | Notice::Probe { .. }
-        | Notice::ProbeEnd { .. } => None,
+        | Notice::ProbeEnd { .. }
+        | Notice::Attach { .. }
+        | Notice::AttachEnd
+        | Notice::Detach { .. } => None,
     }
 }
 

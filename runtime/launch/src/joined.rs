@@ -47,6 +47,7 @@ pub(crate) fn start(
     drop((cgroup, leaf, devices));
     match cloned {
         Cloned::Child => {
+            fault_point!();
             drop(ours);
             let run = || {
                 if handover::take(theirs.as_fd())?.is_none() {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use byre_plan::{Origin, Plan, Policy, WorkloadId};
 use byre_protocol::definition::Definition;
+use byre_protocol::pod::{ADDRESSES, PodAddress};
 use byre_protocol::probe::{Aim, Judgement};
 use byre_protocol::status::{Cause, HISTORY, Moment, Run, Rung, Why};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,7 @@ pub(crate) struct WorkloadRecord {
     remove_if_start_fails: bool,
     durable: bool,
     pub(crate) adopted: bool,
+    addresses: Vec<PodAddress>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -98,6 +100,7 @@ impl WorkloadRecord {
             remove_if_start_fails,
             durable,
             adopted,
+            addresses,
         } = workload;
         Self {
             id: *id,
@@ -119,13 +122,15 @@ impl WorkloadRecord {
             remove_if_start_fails: *remove_if_start_fails,
             durable: *durable,
             adopted: *adopted,
+            addresses: addresses.clone(),
         }
     }
 
     pub(super) fn into_workload(self, policy: &Policy) -> Result<Workload, TakeOverError> {
         bounded("runs in a history", count(self.history.len()), HISTORY)?;
+        bounded("addresses of a pod", count(self.addresses.len()), ADDRESSES)?;
         let origin = if self.built_in { Origin::VerifiedRoot } else { Origin::Client };
-        let plan = Plan::check(self.definition.launch.clone(), policy, origin)
+        let plan = Plan::check(self.definition.launch_in_pod(), policy, origin)
             .map_err(|refusal| TakeOverError::Refused { name: self.definition.name.clone(), refusal })?;
         Ok(Workload {
             id: self.id,
@@ -148,6 +153,7 @@ impl WorkloadRecord {
             remove_if_start_fails: self.remove_if_start_fails,
             durable: self.durable,
             adopted: self.adopted,
+            addresses: self.addresses,
         })
     }
 }

@@ -62,8 +62,12 @@ impl Node {
     }
 
     pub fn ask(&mut self, channel: ChannelId, request: Request) -> Vec<Action> {
+        self.ask_as(channel, request, NEW.0)
+    }
+
+    pub fn ask_as(&mut self, channel: ChannelId, request: Request, fresh: u64) -> Vec<Action> {
         self.sequence += 1;
-        let context = CallContext { channel, descriptors: 0, fresh: NEW.0 };
+        let context = CallContext { channel, descriptors: 0, fresh };
         self.tell(Event::Called { context, call: Box::new(Call { sequence: self.sequence, request }) })
     }
 

@@ -129,6 +129,7 @@ pub(super) enum PurposeRecord {
     ReleaseLayers,
     Unmount,
     DryRun,
+    ReleaseNamespaces { id: WorkloadId, run: u64 },
 }
 
 /// Writes records and remembers the descriptors they name.
@@ -362,6 +363,7 @@ impl PurposeRecord {
             Purpose::ReleaseLayers => Self::ReleaseLayers,
             Purpose::Unmount => Self::Unmount,
             Purpose::DryRun => Self::DryRun,
+            Purpose::ReleaseNamespaces { id, run } => Self::ReleaseNamespaces { id, run },
         }
     }
 
@@ -372,6 +374,7 @@ impl PurposeRecord {
             Self::ReleaseLayers => Purpose::ReleaseLayers,
             Self::Unmount => Purpose::Unmount,
             Self::DryRun => Purpose::DryRun,
+            Self::ReleaseNamespaces { id, run } => Purpose::ReleaseNamespaces { id, run },
         }
     }
 }

@@ -189,6 +189,8 @@ fn starts(bench: &Bench) -> Vec<Start> {
         start("container", full_container(bench)),
         start("container without a user namespace", host_users(bench)),
         start("container in joined namespaces", joined(bench)),
+        start("container in joined users", in_users(bench)),
+        start("pod", super::pods::pod()),
         start("bundle", bundle(bench, UserNamespace::Host)),
         start("bundle with a user namespace", bundle(bench, UserNamespace::Automatic)),
     ];
@@ -327,6 +329,15 @@ fn joined(bench: &Bench) -> LaunchRequest {
     request
 }
 
+/// As in a pod.
+fn in_users(bench: &Bench) -> LaunchRequest {
+    let mut request = joined(bench);
+    request.namespaces.user = UserNamespace::Join(USERS.to_owned());
+    request
+}
+
+/// Where the user namespace of a workload of the test is bound.
+const USERS: &str = "/run/byre/ns/faults/user";
 /// Where the network namespace of a workload of the test is bound.
 const NAMESPACE: &str = "/run/byre/ns/faults/net";
 
@@ -379,6 +390,8 @@ impl<'a> Trial<'a> {
             None => self.bench.start(&self.plan, ID).finish(),
         };
         self.bench.reap_orphans(kept);
+        // As PID 1 does when a pod's start has failed.
+        byre_launch::release_namespaces(super::pods::DIRECTORY).expect("release namespaces");
         let containers = self.bench.directory("containers");
         byre_launch::remove_container_files(&containers, WorkloadId(ID)).expect("remove files");
         let _ = std::fs::remove_dir_all(self.bench.files.path().join("volumes/faulty"));
@@ -399,7 +412,8 @@ impl<'a> Trial<'a> {
         let is_fine = match &ended.report {
             Report::Running { .. } => ended.code == Some(0),
             Report::Failed { step, .. } => self.may_fail_at == Some(step.as_str()),
-            Report::Made | Report::Incomplete => false,
+            Report::Made => true,
+            Report::Incomplete => false,
         };
         assert!(is_fine, "{}, without a fault: {ended:?}", self.name);
         let mut found = Reached::new();
@@ -459,9 +473,12 @@ fn every_step(bench: &Bench) {
     std::fs::create_dir_all(place.parent().expect("a parent")).expect("make directory");
     std::fs::write(place, "").expect("make file");
     rustix::mount::mount_bind(format!("/proc/{pid}/ns/net"), place).expect("bind namespace");
+    std::fs::write(USERS, "").expect("make file");
+    rustix::mount::mount_bind(format!("/proc/{pid}/ns/user"), USERS).expect("bind namespace");
     set_up();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| die_everywhere(bench, &starts)));
     rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH).expect("unmount");
+    rustix::mount::unmount(USERS, rustix::mount::UnmountFlags::DETACH).expect("unmount");
     std::fs::remove_dir_all(place.parent().expect("a parent")).expect("remove");
     byre_launch::cgroup::kill(owner.outer.as_fd()).expect("kill");
     owner.finish();

@@ -20,7 +20,7 @@ pub(crate) const ALL: &[Test] = &[
 pub(crate) const DIRECTORY: &str = "/run/byre/ns/native-test";
 
 /// A pod with everything of its own that it can have.
-fn pod() -> LaunchRequest {
+pub(crate) fn pod() -> LaunchRequest {
     let host = host_script("");
     LaunchRequest {
         process: byre_plan::Process {

@@ -8,6 +8,7 @@ use byre_protocol::control::{Call, Change, Event, FromInit, Notice, Reply, Reque
 use byre_protocol::definition::{Definition, Kind, ServicesFile};
 use byre_protocol::frame;
 use byre_protocol::peer::{CgroupStats, ImageAnswer, ImageCall, ImageRecord, LogCall, LogChunk, StatsCall};
+use byre_protocol::pod::{NetworkAttachment, PodAddress, PodNetwork, PublishedPort, Transport};
 use byre_protocol::status::{Cause, Moment, Run, State};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use serde::Serialize;
@@ -100,7 +101,7 @@ fn report(input: &[u8]) -> Verdict {
             Verdict::Accepted
         }
         Ok(Some(byre_launch::Report::Incomplete)) => Verdict::Refused,
-        other @ (Ok(None | Some(byre_launch::Report::Running { .. })) | Err(_)) => {
+        other @ (Ok(None | Some(byre_launch::Report::Running { .. } | byre_launch::Report::Made)) | Err(_)) => {
             panic!("nothing runs without a descriptor: {other:?}")
         }
     }
@@ -133,7 +134,21 @@ pub(super) fn definition() -> Definition {
         run_limit_ms: 0,
         startup: None,
         liveness: None,
+        pod: None,
+        network: Some(network()),
     }
+}
+
+fn network() -> PodNetwork {
+    let attachment =
+        NetworkAttachment { network: Name::try_from("byre").expect("a name"), aliases: Vec::new(), address: None };
+    let port = PublishedPort { transport: Transport::Tcp, host_address: None, host_port: 8080, pod_port: 80 };
+    PodNetwork { networks: vec![attachment], ports: vec![port], ..PodNetwork::default() }
+}
+
+fn address() -> PodAddress {
+    let address = std::net::IpAddr::from([10, 88, 0, 2]);
+    PodAddress { network: Name::try_from("byre").expect("a name"), interface: "eth0".into(), address, prefix: 24 }
 }
 
 pub(super) fn record(id: u64) -> WorkloadRecord {
@@ -160,6 +175,8 @@ fn seeds() -> Vec<Vec<u8>> {
         Request::Replay(Box::new(record(3))),
         Request::RecordFailed { record: 1, text: "the disk is full".into() },
         Request::Probed { id: WorkloadId(9), number: 4, aim: byre_protocol::probe::Aim::Readiness, passed: true },
+        Request::Attached { id: WorkloadId(9), run: 1, addresses: vec![address()] },
+        Request::AttachFailed { id: WorkloadId(9), run: 1, text: "no network is named byre".into() },
     ];
     let mut seeds: Vec<Vec<u8>> =
         requests.into_iter().map(|request| super::seed(0, encoded(&Call { sequence: 1, request }))).collect();
@@ -184,10 +201,18 @@ fn seeds() -> Vec<Vec<u8>> {
     let chunk = LogChunk { stream: Stream::Stdout, at, bytes: b"hello\n".to_vec(), lost: 0 };
     let call = LogCall::Read { id: WorkloadId(9), follow: true, since_wall_ms: Some(1), tail_lines: None };
     let change = Box::new(Change::Put(Box::new(record(4))));
+    let attach = Notice::Attach {
+        id: WorkloadId(9),
+        run: 1,
+        name: name.clone(),
+        network: Box::new(network()),
+        addresses: vec![address()],
+    };
     seeds.extend([
         super::seed(1, encoded(&FromInit::Answer { sequence: 1, reply: Reply::Created { id: WorkloadId(9) } })),
         super::seed(1, encoded(&FromInit::Notice(Box::new(Notice::Event(event))))),
         super::seed(1, encoded(&FromInit::Notice(Box::new(Notice::Record { record: 1, change })))),
+        super::seed(1, encoded(&FromInit::Notice(Box::new(attach)))),
         super::seed(2, frame::encode_file(&file).expect("an example is short")),
         super::seed(3, encoded(&Change::Put(Box::new(record(5))))),
         super::seed(4, encoded(&call)),

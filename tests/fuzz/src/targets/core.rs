@@ -24,7 +24,8 @@ pub(super) static TARGET: Target = Target {
 /// Requests of one history.
 const CALLS: usize = 24;
 /// Channels by number, as a role's first byte picks them.
-const ROLES: [Role; 6] = [Role::Api, Role::State, Role::Log, Role::Probe, Role::Observer, Role::Update];
+const ROLES: [Role; 7] =
+    [Role::Api, Role::State, Role::Log, Role::Probe, Role::Observer, Role::Update, Role::Network];
 
 fn run(input: &[u8]) -> Verdict {
     let Some((decoder, input)) = super::pick(input, 2) else { return Verdict::Refused };
@@ -88,8 +89,8 @@ fn history(input: &[u8]) -> Verdict {
     let mut accepted = false;
     for (fresh, piece) in (7..).zip(super::pieces(input, CALLS)) {
         let Some((what, rest)) = piece.split_first() else { continue };
-        let event = match (what % 10, launched) {
-            (number @ 0..5, _) => {
+        let event = match (what % 13, launched) {
+            (number @ 0..7, _) => {
                 let Ok(call) = frame::decode::<Call>(rest) else { continue };
                 accepted = true;
                 let channel = ChannelId(u64::from(number) + 1);
@@ -98,21 +99,24 @@ fn history(input: &[u8]) -> Verdict {
                     call: Box::new(call),
                 }
             }
-            (6, Some((id, run))) => {
+            (7, Some((id, run))) => {
                 let outcome = LaunchOutcome::Running { pid: 77, terminal: rest.is_empty() };
                 Event::Launched { subject: Subject::Workload { id, run }, outcome }
             }
-            (7, Some((id, run))) => {
+            (8, Some((id, run))) => {
                 let status = ExitStatus::Code(rest.first().copied().unwrap_or(0));
                 Event::Exited { subject: Subject::Workload { id, run }, status, oom_kills: 0 }
             }
-            (8, Some((id, run))) => Event::Emptied { id, run },
-            (9, Some((id, _))) => Event::FilesRemoved { id, removed: rest.is_empty() },
-            (5..10, _) => {
+            (9, Some((id, run))) => Event::Emptied { id, run },
+            (10, Some((id, _))) => Event::FilesRemoved { id, removed: rest.is_empty() },
+            (11, Some((id, run))) => {
+                Event::Launched { subject: Subject::Workload { id, run }, outcome: LaunchOutcome::Made }
+            }
+            (7..13, _) => {
                 now.boot_ms = now.boot_ms.saturating_add(u64::from(rest.first().copied().unwrap_or(1)) * 1000);
                 Event::Tick
             }
-            (10.., _) => unreachable!("a remainder of ten"),
+            (13.., _) => unreachable!("a remainder of thirteen"),
         };
         let actions = core.step(event, now);
         answers(&actions);
@@ -137,11 +141,11 @@ fn seeds() -> Vec<Vec<u8>> {
     let pieces = [
         call(0, Request::Create { definition: Box::new(definition), start: true }),
         call(1, Request::Recorded { record: 1 }),
-        vec![6],
+        vec![7],
         call(0, Request::Inspect { target: name.clone() }),
         call(0, Request::List { after: None }),
-        vec![7, 3],
-        vec![8],
+        vec![8, 3],
+        vec![9],
         call(0, Request::Remove { target: name, force: true }),
     ];
     let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
