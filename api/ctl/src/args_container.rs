@@ -9,11 +9,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use byre_api::proto::{
-    ContainerSpec, Limits, NetworkMode, Probe, Restart, TerminalSize, UserNamespaceMode, VolumeMount,
-};
+use byre_api::proto::{ContainerSpec, Limits, Probe, Restart, TerminalSize, UserNamespaceMode, VolumeMount};
 use clap::{Args, ValueEnum, ValueHint};
 
+use crate::args_network::NetworkArgs;
 use crate::detach::DetachKeys;
 use crate::error::Failure;
 use crate::{parse, parse_probe};
@@ -92,9 +91,8 @@ pub(crate) struct ContainerArgs {
     /// no, always, on-failure[:N], unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no", value_parser = parse::restart)]
     pub(crate) restart: Restart,
-    /// Its own network namespace with only a loopback device, or the node's network
-    #[arg(long, visible_alias = "network", value_enum, default_value_t = Net::None)]
-    pub(crate) net: Net,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// Memory limit (128M, 1.5g)
     #[arg(allow_hyphen_values = true, long, short, value_name = "SIZE", value_parser = parse::size)]
     pub(crate) memory: Option<u64>,
@@ -161,12 +159,6 @@ pub(crate) struct ContainerArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Net {
-    None,
-    Host,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Userns {
     Auto,
     Host,
@@ -194,15 +186,11 @@ impl ContainerArgs {
             return Err(Failure::usage("--rm removes what --restart would start again", "leave one of them out"));
         }
         let entrypoint = self.entrypoint.clone();
-        let network = match self.net {
-            Net::None => NetworkMode::None,
-            Net::Host => NetworkMode::Host,
-        };
         let user_namespace = match self.userns {
             Userns::Auto => UserNamespaceMode::Automatic,
             Userns::Host => UserNamespaceMode::Host,
         };
-        Ok(ContainerSpec {
+        let mut spec = ContainerSpec {
             name: self.name.clone(),
             image: self.image.clone(),
             clear_entrypoint: entrypoint.as_ref().is_some_and(String::is_empty),
@@ -219,7 +207,6 @@ impl ContainerArgs {
             read_only_root: self.read_only,
             init: self.init,
             restart: Some(restart),
-            network: network.into(),
             user_namespace: user_namespace.into(),
             volumes: self.mounts()?,
             limits: Some(self.limits()?),
@@ -235,7 +222,10 @@ impl ContainerArgs {
             job: self.job,
             deadline: self.deadline.and_then(|deadline| deadline.try_into().ok()),
             run_limit: self.run_limit.and_then(|limit| limit.try_into().ok()),
-        })
+            ..ContainerSpec::default()
+        };
+        self.network.apply(&mut spec)?;
+        Ok(spec)
     }
 
     fn mounts(&self) -> Result<Vec<VolumeMount>, Failure> {

@@ -77,6 +77,9 @@ pub(crate) fn inspect(answer: &InspectResponse) -> Value {
         "oom_kills": answer.oom_kills,
         "cgroup": answer.cgroup,
         "id_base": answer.id_base,
+        "addresses": answer.addresses.iter().map(|one| json!({
+            "network": one.network, "interface": one.interface, "address": one.address, "prefix": one.prefix,
+        })).collect::<Vec<_>>(),
         "definition": embedded(&answer.definition_json),
     })
 }
@@ -100,6 +103,16 @@ fn spec(spec: &ContainerSpec) -> Value {
         "init": spec.init,
         "restart": spec.restart.as_ref().map_or(Value::Null, restart),
         "network": word(spec.network().as_str_name(), "NETWORK_MODE_"),
+        "networks": spec.networks.iter().map(|one| json!({
+            "network": one.network, "aliases": one.aliases, "address": one.address,
+        })).collect::<Vec<_>>(),
+        "ports": spec.ports.iter().map(|port| json!({
+            "transport": word(port.transport().as_str_name(), "TRANSPORT_"),
+            "host_address": port.host_address,
+            "host_port": port.host_port,
+            "container_port": port.container_port,
+        })).collect::<Vec<_>>(),
+        "pod": spec.pod,
         "user_namespace": word(spec.user_namespace().as_str_name(), "USER_NAMESPACE_MODE_"),
         "volumes": spec.volumes.iter().map(volume).collect::<Vec<_>>(),
         "limits": spec.limits.as_ref().map_or(Value::Null, limits),

@@ -212,6 +212,9 @@ impl Control {
                 Notice::ShuttingDown => {}
                 // These are for other roles; a channel of role api never gets them.
                 Notice::LogStream { .. }
+                | Notice::Attach { .. }
+                | Notice::AttachEnd
+                | Notice::Detach { .. }
                 | Notice::LogRemove { .. }
                 | Notice::LogRunEnded { .. }
                 | Notice::Record { .. }

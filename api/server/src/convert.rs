@@ -140,6 +140,7 @@ fn kind(kind: Kind) -> proto::WorkloadKind {
         Kind::Service => proto::WorkloadKind::Service,
         Kind::Job => proto::WorkloadKind::Job,
         Kind::Container => proto::WorkloadKind::Container,
+        Kind::Pod => proto::WorkloadKind::Pod,
     }
 }
 
@@ -151,6 +152,7 @@ pub(crate) fn kind_of(kind: proto::WorkloadKind) -> Option<Kind> {
         proto::WorkloadKind::Service => Some(Kind::Service),
         proto::WorkloadKind::Job => Some(Kind::Job),
         proto::WorkloadKind::Container => Some(Kind::Container),
+        proto::WorkloadKind::Pod => Some(Kind::Pod),
     }
 }
 

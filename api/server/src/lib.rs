@@ -23,6 +23,7 @@ mod identity;
 mod images;
 mod listen;
 mod logs;
+mod networking;
 mod node;
 mod peers;
 mod probes;

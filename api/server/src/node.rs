@@ -228,7 +228,7 @@ fn ready(all: &[Summary]) -> proto::Condition {
         .iter()
         .filter(|summary| summary.built_in)
         .filter(|summary| match (summary.kind, &summary.state) {
-            (Kind::Container, _) | (Kind::Service, State::Up { ready: true, .. }) => false,
+            (Kind::Container | Kind::Pod, _) | (Kind::Service, State::Up { ready: true, .. }) => false,
             (Kind::Job, State::Down { why: Why::Ended(Cause::Code(0)) }) => false,
             (Kind::Service | Kind::Job, _) => true,
         })

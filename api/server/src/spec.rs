@@ -18,7 +18,7 @@ use prost::Message;
 use tonic::Status;
 
 use crate::convert::{self, LABEL_COMMAND, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_SPEC, OWN_LABELS};
-use crate::probes;
+use crate::{networking, probes};
 
 /// Labels that hold the specification at most: 64 KiB of it, half of what fits into a message.
 const SPEC_LABELS: usize = 16;
@@ -77,7 +77,8 @@ pub(crate) fn definition(spec: &ContainerSpec, around: &Surroundings<'_>) -> Res
         warnings.push("the container is on the host's network; its host name is its own all the same".into());
     }
     generated_files(&mut launch.mounts, spec, &hostname, around.resolv_conf)?;
-    launch.hostname = Some(hostname);
+    let pod = networking::pod(spec)?;
+    launch.hostname = pod.is_none().then_some(hostname);
     volumes(&mut launch.mounts, spec, &image)?;
 
     let restart = spec.restart.unwrap_or_default();
@@ -113,6 +114,8 @@ pub(crate) fn definition(spec: &ContainerSpec, around: &Surroundings<'_>) -> Res
         run_limit_ms: limit(spec.run_limit.as_ref(), "run_limit")?,
         startup: probes::probe(spec.startup.as_ref(), Aim::Startup)?,
         liveness: probes::probe(spec.liveness.as_ref(), Aim::Liveness)?,
+        pod,
+        network: networking::network(spec, &around.name)?,
     };
     Ok((definition, warnings))
 }
@@ -136,7 +139,7 @@ fn isolation(launch: &mut LaunchRequest, spec: &ContainerSpec) -> Result<(), Sta
                 mount.options.recursive = true;
             }
         }
-        proto::NetworkMode::Unspecified | proto::NetworkMode::None => {}
+        proto::NetworkMode::Unspecified | proto::NetworkMode::None | proto::NetworkMode::Bridge => {}
     }
     let mut set = launch.process.capabilities.bounding;
     if spec.privileged {
@@ -203,9 +206,13 @@ pub(crate) fn terminal_size(size: Option<&proto::TerminalSize>) -> TerminalSize 
     TerminalSize { rows: bounded(size.rows, 24), columns: bounded(size.columns, 80) }
 }
 
-fn network(spec: &ContainerSpec) -> Result<proto::NetworkMode, Status> {
+/// How a container is networked.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if the mode is not known.
+pub(crate) fn network(spec: &ContainerSpec) -> Result<proto::NetworkMode, Status> {
     proto::NetworkMode::try_from(spec.network)
-        .map_err(|_| invalid(format!("network {} is not known: use none or host", spec.network)))
+        .map_err(|_| invalid(format!("network {} is not known: use none, host or bridge", spec.network)))
 }
 
 fn user_namespace(spec: &ContainerSpec) -> Result<proto::UserNamespaceMode, Status> {
@@ -261,16 +268,10 @@ fn generated_files(
     hostname: &str,
     resolv_conf: &str,
 ) -> Result<(), Status> {
-    let resolv_conf = match network(spec)? {
-        proto::NetworkMode::Host => resolv_conf,
-        proto::NetworkMode::Unspecified | proto::NetworkMode::None => "",
-    };
-    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
-    let files = [
-        ("/etc/hosts", hosts),
-        ("/etc/hostname", format!("{hostname}\n")),
-        ("/etc/resolv.conf", resolv_conf.to_owned()),
-    ];
+    let mut hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
+    hosts.push_str(&networking::extra_hosts(spec)?);
+    let resolv_conf = networking::resolv_conf(spec, resolv_conf)?;
+    let files = [("/etc/hosts", hosts), ("/etc/hostname", format!("{hostname}\n")), ("/etc/resolv.conf", resolv_conf)];
     for (target, content) in files {
         // A volume or a bind mount of the client's at the same place is meant instead.
         if !spec.volumes.iter().any(|volume| volume.target == target) {

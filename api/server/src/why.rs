@@ -92,6 +92,10 @@ fn because(because: &Because, now: Moment) -> Said {
             said("time_limit", text).with("limit_ms", ms)
         }
         Because::Shutdown => said("shutdown", "the node is shutting down"),
+        Because::Attaching { since: then } => said(
+            "attaching",
+            format!("its namespaces have been there for {}, and it is not in its networks yet", since(now, *then)),
+        ),
     }
 }
 

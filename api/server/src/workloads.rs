@@ -21,7 +21,7 @@ use crate::backend::{Backend, SharedBackend};
 use crate::control::ControlError;
 use crate::convert;
 use crate::gate::Peer;
-use crate::{attach, copy, exec, figures, logs, spec, why};
+use crate::{attach, copy, exec, figures, logs, networking, spec, why};
 
 const CREATE: Change = Change { method: "Workloads/Create", frees_space: false };
 const START: Change = Change { method: "Workloads/Start", frees_space: false };
@@ -49,7 +49,9 @@ impl WorkloadsService {
         let resolv_conf = match proto::NetworkMode::try_from(spec.network) {
             // Not there before the network is up: the container then has an empty one.
             Ok(proto::NetworkMode::Host) => std::fs::read_to_string(&backend.resolv_conf).unwrap_or_default(),
-            Ok(proto::NetworkMode::Unspecified | proto::NetworkMode::None) | Err(_) => String::new(),
+            Ok(proto::NetworkMode::Unspecified | proto::NetworkMode::None | proto::NetworkMode::Bridge) | Err(_) => {
+                String::new()
+            }
         };
         let (definition, warnings) = {
             let (name, resolv_conf) = (name.clone(), resolv_conf.as_str());
@@ -255,7 +257,10 @@ impl Workloads for WorkloadsService {
         let workloads = self.0.list().await?;
         let wanted = workloads
             .iter()
-            .filter(|summary| if summary.built_in { kinds.contains(&summary.kind) } else { containers })
+            .filter(|summary| match (summary.built_in, summary.kind) {
+                (true, kind) | (false, kind @ Kind::Pod) => kinds.contains(&kind),
+                (false, Kind::Service | Kind::Job | Kind::Container) => containers,
+            })
             .filter(|summary| request.all || convert::is_listed(&summary.state));
         let workloads = wanted.map(|summary| convert::workload(summary, now)).collect();
         Ok(Response::new(proto::ListResponse { workloads }))
@@ -276,6 +281,7 @@ impl Workloads for WorkloadsService {
             cgroup: detail.cgroup,
             id_base: detail.id_base,
             definition_json,
+            addresses: detail.addresses.iter().map(networking::address).collect(),
         }))
     }
 

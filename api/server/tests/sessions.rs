@@ -63,6 +63,7 @@ fn container() -> Detail {
         history: Vec::new(),
         cgroup: "/workloads/web".into(),
         oom_kills: 0,
+        addresses: Vec::new(),
     }
 }
 
@@ -141,6 +142,8 @@ impl Init {
                 | Request::RecordFailed { .. }
                 | Request::Replay(_)
                 | Request::ReplayEnd
+                | Request::Attached { .. }
+                | Request::AttachFailed { .. }
                 | Request::Probed { .. }
                 | Request::Arm { .. }
                 | Request::Rollback => panic!("not played"),

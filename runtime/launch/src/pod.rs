@@ -19,7 +19,7 @@ use crate::child::{FAILED, begin, fail};
 use crate::descriptors::Descriptors;
 use crate::ids::Ids;
 use crate::mounts::{attach, clone_tree};
-use crate::report::{Failure, Message, Step, blocking_pair, send};
+use crate::report::{CHILD_DIED, Failure, Message, Step, blocking_pair, send};
 use crate::stages::become_root;
 use crate::sys::{self, Cloned};
 use crate::{Context, handover, namespace_flags, procfs, settings};
@@ -81,7 +81,7 @@ fn bind_all(request: &LaunchRequest, context: &Context<'_>, directory: &str, rep
                 Ok(())
             } else {
                 // What failed it has reported itself, before this.
-                Err(Failure::new("set namespaces up", "", Errno::CHILD))
+                Err(Failure::new(CHILD_DIED, "before the namespaces were set up", Errno::CHILD))
             }
         }
     }
