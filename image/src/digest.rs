@@ -60,6 +60,12 @@ impl Digest {
     }
 }
 
+impl From<[u8; DIGEST_LEN]> for Digest {
+    fn from(raw: [u8; DIGEST_LEN]) -> Self {
+        Self(raw)
+    }
+}
+
 impl FromStr for Digest {
     type Err = DigestError;
 

@@ -31,6 +31,34 @@ pub fn fuzz_reference(data: &[u8]) -> bool {
     true
 }
 
+/// Reads what a registry answers for a manifest: however it is delivered, what is understood is bounded, and what is
+/// delivered without a type is not an image and an index both.
+///
+/// # Panics
+/// If that does not hold.
+pub fn fuzz_manifest(data: &[u8]) -> bool {
+    const STATED: [&str; 4] = [
+        "",
+        "application/json",
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    ];
+    let mut kinds = [0_u32; 2];
+    for stated in STATED {
+        match crate::pull::document::read(data, stated) {
+            Ok(crate::pull::document::Document::Index { .. }) => kinds[0] += 1,
+            Ok(crate::pull::document::Document::Manifest(plan)) => {
+                assert!(
+                    plan.layers.len() <= crate::archive::MAX_LAYERS && plan.config.1 <= crate::archive::MAX_JSON_LEN
+                );
+                kinds[1] += 1;
+            }
+            Err(_) => {}
+        }
+    }
+    kinds != [0, 0]
+}
+
 /// Converts a layer; what is converted passes the bounds check, and is the same file each time.
 ///
 /// # Panics

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-launch", &["byre-plan"]),
     ("byre-oci", &["byre-launch", "byre-plan", "byre-spec"]),
     ("byre-image", &[]),
+    ("byre-registry", &["byre-image"]),
     ("byre-release", &[]),
     ("byre-slots", &[]),
     ("byre-verity", &[]),
@@ -39,7 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The node's services.
     ("byre-sandbox", &["byre-plan", "byre-protocol"]),
     ("byre-facts", &[]),
-    ("byre-config", &["byre-protocol", "byre-sandbox"]),
+    ("byre-config", &["byre-registry", "byre-sandbox"]),
     ("byre-probe", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-log", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-net", &["byre-config", "byre-protocol", "byre-sandbox"]),
@@ -57,6 +58,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-plan",
             "byre-probe",
             "byre-protocol",
+            "byre-registry",
             "byre-sandbox",
             "byre-state",
             "byre-stats",
@@ -76,6 +78,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-plan",
             "byre-probe",
             "byre-protocol",
+            "byre-registry",
             "byre-sandbox",
             "byre-slots",
             "byre-spec",
@@ -84,8 +87,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Developer tools: they may look at libraries, never at PID 1 or a service.
-    ("byre-tests", &["byre-api", "byre-rootfs-build"]),
-    ("xtask", &["byre-api", "byre-image", "byre-plan", "byre-rootfs-build", "byre-spec", "byre-tests"]),
+    ("byre-tests", &["byre-api", "byre-registry", "byre-rootfs-build"]),
+    (
+        "xtask",
+        &["byre-api", "byre-image", "byre-plan", "byre-registry", "byre-rootfs-build", "byre-spec", "byre-tests"],
+    ),
 ];
 
 /// What must not be linked into PID 1 at any depth: it has no async runtime and reads nothing that came from a network or an image.

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::args_config::ConfigCommand;
 use crate::args_container::{CreateArgs, RunArgs};
+use crate::args_image::PullArgs;
 use crate::detach::DetachKeys;
 use crate::parse;
 
@@ -94,6 +95,8 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     /// Show what happens to workloads, from now on
     Events(EventsArgs),
+    /// Bring an image from its registry, as `image pull`
+    Pull(PullArgs),
     /// Container images on the node
     #[command(subcommand)]
     Image(ImageCommand),
@@ -299,6 +302,8 @@ pub(crate) struct EventsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
+    /// Bring an image from its registry
+    Pull(PullArgs),
     /// Load an archive: docker save, podman save, skopeo copy oci-archive: (also gzip or zstd)
     Load(LoadArgs),
     /// List images

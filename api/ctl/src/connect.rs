@@ -9,6 +9,7 @@ use byre_api::client::{Endpoint, PORT, SOCKET, TcpEndpoint, connect};
 use byre_api::contexts::{Context, ContextError, Contexts};
 use byre_api::pki::ClientIdentity;
 use byre_api::proto::config_client::ConfigClient;
+use byre_api::proto::image_transfers_client::ImageTransfersClient;
 use byre_api::proto::images_client::ImagesClient;
 use byre_api::proto::node_client::NodeClient;
 use byre_api::proto::workloads_client::WorkloadsClient;
@@ -47,6 +48,10 @@ impl Node {
 
     pub(crate) fn config(&self) -> ConfigClient<Channel> {
         ConfigClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn image_transfers(&self) -> ImageTransfersClient<Channel> {
+        ImageTransfersClient::new(self.channel.clone())
     }
 
     pub(crate) fn machine(&self) -> NodeClient<Channel> {

@@ -189,6 +189,7 @@ pub(crate) fn image(image: &Image) -> Value {
         "size_bytes": image.size_bytes,
         "created": at(image.created.as_ref()),
         "layers": image.layers,
+        "origins": image.origins,
         "config": embedded(&image.config_json),
     })
 }

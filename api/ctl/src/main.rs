@@ -7,6 +7,7 @@
 mod args;
 mod args_config;
 mod args_container;
+mod args_image;
 mod args_network;
 mod commands;
 mod connect;

@@ -386,6 +386,8 @@ pub(crate) fn image_refused(code: ImageRefusal, text: String) -> Status {
         ImageRefusal::InUse => Status::failed_precondition(text),
         ImageRefusal::NoSpace => Status::resource_exhausted(text),
         ImageRefusal::Internal => Status::internal(text),
+        ImageRefusal::Denied => Status::permission_denied(text),
+        ImageRefusal::Unavailable => Status::unavailable(text),
     }
 }
 
@@ -400,6 +402,7 @@ pub(crate) fn image(record: ImageRecord) -> proto::Image {
         created: Some(timestamp(record.created_wall_ms)),
         layers: record.layers.iter().map(|layer| format!("sha256:{layer}")).collect(),
         config_json: record.config_json,
+        origins: record.origins,
     }
 }
 

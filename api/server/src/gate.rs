@@ -88,9 +88,20 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "Config/CompareConfig"
         | "Config/ListConfig" => Role::Reader,
         // Restart of a service of the node needs more; that is checked when it is known which workload is meant.
-        "Workloads/Create" | "Workloads/Start" | "Workloads/Stop" | "Workloads/Restart" | "Workloads/Kill"
-        | "Workloads/Remove" | "Workloads/Attach" | "Workloads/Exec" | "Workloads/CopyIn" | "Workloads/CopyOut"
-        | "Images/Load" | "Images/RemoveImage" | "Images/PruneImages" => Role::Operator,
+        "Workloads/Create"
+        | "Workloads/Start"
+        | "Workloads/Stop"
+        | "Workloads/Restart"
+        | "Workloads/Kill"
+        | "Workloads/Remove"
+        | "Workloads/Attach"
+        | "Workloads/Exec"
+        | "Workloads/CopyIn"
+        | "Workloads/CopyOut"
+        | "Images/Load"
+        | "Images/RemoveImage"
+        | "Images/PruneImages"
+        | "ImageTransfers/Pull" => Role::Operator,
         "Node/Shutdown"
         | "Node/Reexec"
         | "Identity/GetSigningRequest"

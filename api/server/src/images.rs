@@ -4,7 +4,7 @@
 //! loaded or removed, all of which pass here; so the usual start of a container asks nobody.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -64,9 +64,11 @@ impl ImageStore {
         let record = match service.answer().await? {
             ImageAnswer::Image(record) => Arc::from(record),
             ImageAnswer::Refused { code, text } => return Err(convert::image_refused(code, text)),
-            ImageAnswer::Progress { .. } | ImageAnswer::Images(_) | ImageAnswer::Removed { .. } => {
-                return Err(unexpected());
-            }
+            ImageAnswer::Progress { .. }
+            | ImageAnswer::Images(_)
+            | ImageAnswer::Removed { .. }
+            | ImageAnswer::Layers(_)
+            | ImageAnswer::Pulled { .. } => return Err(unexpected()),
         };
         let mut remembered = self.remembered();
         if remembered.len() >= REMEMBERED {
@@ -76,11 +78,17 @@ impl ImageStore {
         Ok(record)
     }
 
+    /// Where the store listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     fn remembered(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<ImageRecord>>> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forget(&self) {
+    /// Forgets what references mean, after images have changed.
+    pub(crate) fn forget(&self) {
         self.remembered().clear();
     }
 
@@ -92,9 +100,11 @@ impl ImageStore {
             match answer {
                 ImageAnswer::Images(more) => images.extend(more),
                 ImageAnswer::Refused { code, text } => return Err(convert::image_refused(code, text)),
-                ImageAnswer::Progress { .. } | ImageAnswer::Image(_) | ImageAnswer::Removed { .. } => {
-                    return Err(unexpected());
-                }
+                ImageAnswer::Progress { .. }
+                | ImageAnswer::Image(_)
+                | ImageAnswer::Removed { .. }
+                | ImageAnswer::Layers(_)
+                | ImageAnswer::Pulled { .. } => return Err(unexpected()),
             }
         }
         Ok(images)
@@ -105,12 +115,16 @@ impl ImageStore {
         match service.answer().await? {
             ImageAnswer::Removed { what, bytes } => Ok((what, bytes)),
             ImageAnswer::Refused { code, text } => Err(convert::image_refused(code, text)),
-            ImageAnswer::Progress { .. } | ImageAnswer::Image(_) | ImageAnswer::Images(_) => Err(unexpected()),
+            ImageAnswer::Progress { .. }
+            | ImageAnswer::Image(_)
+            | ImageAnswer::Images(_)
+            | ImageAnswer::Layers(_)
+            | ImageAnswer::Pulled { .. } => Err(unexpected()),
         }
     }
 }
 
-fn unexpected() -> Status {
+pub(crate) fn unexpected() -> Status {
     Status::internal("the image service gave an answer of another kind than asked for; reboot the node")
 }
 
@@ -251,7 +265,12 @@ async fn load(
             }
             Some(ImageAnswer::Image(record)) => return Ok(convert::image(*record)),
             Some(ImageAnswer::Refused { code, text }) => return Err(convert::image_refused(code, text)),
-            Some(ImageAnswer::Images(_) | ImageAnswer::Removed { .. }) => return Err(unexpected()),
+            Some(
+                ImageAnswer::Images(_)
+                | ImageAnswer::Removed { .. }
+                | ImageAnswer::Layers(_)
+                | ImageAnswer::Pulled { .. },
+            ) => return Err(unexpected()),
             None => return Err(Status::unavailable("the image service ended in the middle of the load; try again")),
         }
     }

@@ -27,6 +27,7 @@ mod networking;
 mod node;
 mod peers;
 mod probes;
+mod pull;
 mod readiness;
 mod say;
 mod server;

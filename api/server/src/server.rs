@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use byre_api::proto::config_server::ConfigServer;
 use byre_api::proto::identity_server::IdentityServer;
+use byre_api::proto::image_transfers_server::ImageTransfersServer;
 use byre_api::proto::images_server::ImagesServer;
 use byre_api::proto::node_server::NodeServer;
 use byre_api::proto::workloads_server::WorkloadsServer;
@@ -29,6 +30,7 @@ use crate::identity::IdentityService;
 use crate::images::{ImageStore, ImagesService};
 use crate::listen;
 use crate::node::{FactsSource, NodeService};
+use crate::pull::ImageTransfersService;
 use crate::readiness::register;
 use crate::say::say;
 use crate::settings::{self, ConfigService};
@@ -257,6 +259,10 @@ async fn serve_connections(
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .layer(GateLayer)
         .add_service(workloads.max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(
+            ImageTransfersServer::new(ImageTransfersService(Arc::clone(&backend)))
+                .max_decoding_message_size(MESSAGE_BYTES),
+        )
         .add_service(ImagesServer::new(ImagesService(Arc::clone(&backend))).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ConfigServer::new(ConfigService(backend)).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(node).max_decoding_message_size(MESSAGE_BYTES))

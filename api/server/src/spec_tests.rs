@@ -13,6 +13,7 @@ fn image(config: &str) -> ImageRecord {
         size_bytes: 1,
         created_wall_ms: 0,
         config_json: config.into(),
+        origins: Vec::new(),
     }
 }
 

@@ -2,6 +2,8 @@
 //! the test; the processes are the host's own.
 #![allow(missing_docs)]
 
+#[path = "machine/images.rs"]
+mod images;
 mod machine;
 
 use std::collections::HashMap;
@@ -250,46 +252,6 @@ fn log_service(listener: &UnixListener, attached: &Mutex<Option<UnixStream>>) {
     }
 }
 
-fn image() -> ImageRecord {
-    ImageRecord {
-        id: "sha256:11".into(),
-        names: vec!["web:latest".into()],
-        manifest_digest: None,
-        layers: Vec::new(),
-        size_bytes: 5,
-        created_wall_ms: 0,
-        config_json: r#"{"config":{"Cmd":["sh"]}}"#.into(),
-    }
-}
-
-/// The image service's end: takes what it is given for an image of that size.
-fn image_service(listener: &UnixListener, resolved: &AtomicUsize) {
-    while let Ok((mut client, _)) = listener.accept() {
-        match hear(&mut client) {
-            ImageCall::Load { .. } => {
-                let mut archive = Vec::new();
-                client.read_to_end(&mut archive).unwrap();
-                if archive.starts_with(b"bad") {
-                    let code = byre_protocol::peer::ImageRefusal::Invalid;
-                    say(&mut client, &ImageAnswer::Refused { code, text: "archive is corrupt".into() });
-                    continue;
-                }
-                let bytes = u64::try_from(archive.len()).unwrap();
-                say(&mut client, &ImageAnswer::Progress { step: "layer 1 of 1".into(), bytes });
-                say(&mut client, &ImageAnswer::Image(Box::new(ImageRecord { size_bytes: bytes, ..image() })));
-            }
-            ImageCall::Resolve { .. } => {
-                resolved.fetch_add(1, Ordering::SeqCst);
-                say(&mut client, &ImageAnswer::Image(Box::new(image())));
-            }
-            ImageCall::List => say(&mut client, &ImageAnswer::Images(vec![image()])),
-            ImageCall::Remove { .. } | ImageCall::Prune { .. } => {
-                say(&mut client, &ImageAnswer::Removed { what: vec!["web:latest".into()], bytes: 5 });
-            }
-        }
-    }
-}
-
 struct Node {
     machine: Machine,
     channel: Channel,
@@ -312,7 +274,7 @@ async fn node() -> Node {
     std::thread::spawn(move || log_service(&logs, &log));
     let resolved = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&resolved);
-    std::thread::spawn(move || image_service(&images, &counter));
+    std::thread::spawn(move || images::image_service(&images, &counter));
     // Over TCP, because over the unix socket only root may do this, and tests need no root.
     let admin = machine.client(Role::Admin);
     adopt(&admin, &machine.authority, TOKEN, &[]).await.unwrap();
@@ -546,27 +508,6 @@ async fn copies_go_in_and_out_whole_and_a_failure_says_what_the_helper_said() {
     assert!(answers.message().await.unwrap_err().message().contains("/nonexistent/y"));
     let relative = proto::CopyOutRequest { workload: "web".into(), path: "y".into() };
     assert_eq!(node.workloads().copy_out(relative).await.unwrap_err().code(), Code::InvalidArgument);
-}
-
-fn load(bytes: Vec<u8>) -> impl futures::Stream<Item = proto::LoadRequest> {
-    use proto::load_request::Message;
-    let pieces: Vec<_> = bytes.chunks(100_000).map(|piece| Message::Archive(piece.to_vec().into())).collect();
-    let all = std::iter::once(Message::Start(proto::LoadStart::default())).chain(pieces);
-    tokio_stream::iter(all.map(|message| proto::LoadRequest { message: Some(message) }).collect::<Vec<_>>())
-}
-
-#[tokio::test]
-async fn an_archive_goes_to_the_image_service_whole_with_progress() {
-    use proto::load_response::Message;
-    let node = node().await;
-    let mut images = ImagesClient::new(node.channel.clone());
-    let mut answers = images.load(load(vec![1; 5_000_000])).await.unwrap().into_inner();
-    let first = answers.message().await.unwrap().unwrap().message.unwrap();
-    assert!(matches!(first, Message::Progress(progress) if progress.bytes == 5_000_000));
-    let last = answers.message().await.unwrap().unwrap().message.unwrap();
-    assert!(matches!(last, Message::Image(image) if image.size_bytes == 5_000_000));
-    let mut answers = images.load(load(b"bad".to_vec())).await.unwrap().into_inner();
-    assert_eq!(answers.message().await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::digest::Digest;
 
 /// What a media type stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MediaKind {
+pub(crate) enum MediaKind {
     Index,
     Manifest,
     Config,
@@ -19,7 +19,7 @@ pub(super) enum MediaKind {
 }
 
 /// Sorts a media type.
-pub(super) fn media_kind(text: &str) -> Result<MediaKind, ArchiveError> {
+pub(crate) fn media_kind(text: &str) -> Result<MediaKind, ArchiveError> {
     Ok(match text {
         "application/vnd.oci.image.index.v1+json" | "application/vnd.docker.distribution.manifest.list.v2+json" => {
             MediaKind::Index
@@ -46,20 +46,20 @@ pub(super) fn media_kind(text: &str) -> Result<MediaKind, ArchiveError> {
 /// Points to a blob.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
-    pub(super) media_type: Option<String>,
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) platform: Option<Platform>,
-    pub(super) annotations: Option<BTreeMap<String, String>>,
+pub(crate) struct Descriptor {
+    pub(crate) media_type: Option<String>,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
 }
 
 /// What an image runs on.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
-pub(super) struct Platform {
-    pub(super) os: Option<String>,
-    pub(super) architecture: Option<String>,
-    pub(super) variant: Option<String>,
+pub(crate) struct Platform {
+    pub(crate) os: Option<String>,
+    pub(crate) architecture: Option<String>,
+    pub(crate) variant: Option<String>,
 }
 
 impl std::fmt::Display for Platform {
@@ -76,25 +76,25 @@ impl std::fmt::Display for Platform {
 /// An index, `index.json` included.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Index {
-    pub(super) media_type: Option<String>,
-    pub(super) manifests: Vec<Descriptor>,
+pub(crate) struct Index {
+    pub(crate) media_type: Option<String>,
+    pub(crate) manifests: Vec<Descriptor>,
 }
 
 /// An image manifest.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Manifest {
-    pub(super) media_type: Option<String>,
-    pub(super) config: Descriptor,
-    pub(super) layers: Vec<Descriptor>,
+pub(crate) struct Manifest {
+    pub(crate) media_type: Option<String>,
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
 /// One element of `docker save`'s manifest.json.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct DockerImage {
-    pub(super) config: String,
-    pub(super) repo_tags: Option<Vec<String>>,
-    pub(super) layers: Vec<String>,
+pub(crate) struct DockerImage {
+    pub(crate) config: String,
+    pub(crate) repo_tags: Option<Vec<String>>,
+    pub(crate) layers: Vec<String>,
 }

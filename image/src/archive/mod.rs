@@ -8,7 +8,7 @@
 //! A tar has no order, so nothing can be decided before its end. Staged files have numbers for names: a name from the
 //! archive never becomes a path.
 
-mod manifest;
+pub(crate) mod manifest;
 mod resolve;
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::erofs::{PathFault, TreePath};
 use crate::reference::ReferenceError;
 use crate::tar::{Entry, EntryKind, TarError, TarReader, quote};
 
-pub(crate) use resolve::ARCHITECTURE;
+pub(crate) use resolve::{ARCHITECTURE, MAX_INDEX_DEPTH, MAX_MANIFESTS, check_platform, fitting};
 pub use resolve::{FoundImage, FoundLayer, resolve};
 
 /// Most files in an archive: 64 images of 128 layers, in the old form with its two small files beside each layer.
@@ -133,7 +133,7 @@ pub enum ArchiveError {
     #[error("media type {0:?} is not one of a container image")]
     MediaType(String),
     /// No image for this machine.
-    #[error("no image for {wanted} in the archive; it has: {found}")]
+    #[error("no image for {wanted} in it; it has: {found}")]
     Platform {
         /// This machine.
         wanted: String,

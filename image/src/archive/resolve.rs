@@ -15,9 +15,9 @@ use crate::digest::Digest;
 use crate::reference::Reference;
 
 /// An index may name another index (buildx and `skopeo copy --all` nest once).
-const MAX_INDEX_DEPTH: usize = 3;
+pub(crate) const MAX_INDEX_DEPTH: usize = 3;
 /// Most manifests of one index.
-const MAX_MANIFESTS: usize = 256;
+pub(crate) const MAX_MANIFESTS: usize = 256;
 /// Most names of one image.
 const MAX_NAMES: usize = 64;
 const FULL_NAME: &str = "io.containerd.image.name";
@@ -112,7 +112,7 @@ fn add_name(names: &mut Vec<Reference>, name: Reference) -> Result<(), ArchiveEr
     limit(names.len(), MAX_NAMES, "names of one image")
 }
 
-fn check_platform(config: &ImageConfig) -> Result<(), ArchiveError> {
+pub(crate) fn check_platform(config: &ImageConfig) -> Result<(), ArchiveError> {
     // Some builders leave these empty; the kernel then says it at the first start.
     let fits = |value: &str, wanted: &str| value.is_empty() || value == wanted;
     if fits(&config.os, "linux") && fits(&config.architecture, ARCHITECTURE) {
@@ -182,7 +182,7 @@ fn names_of(descriptor: &Descriptor) -> Result<Vec<Reference>, ArchiveError> {
 }
 
 /// The descriptors that this machine can use: those that say so, and those that say nothing.
-fn fitting(descriptors: &[Descriptor]) -> Result<Vec<Descriptor>, ArchiveError> {
+pub(crate) fn fitting(descriptors: &[Descriptor]) -> Result<Vec<Descriptor>, ArchiveError> {
     let fits = |platform: &Platform| {
         platform.os.as_deref() == Some("linux") && platform.architecture.as_deref() == Some(ARCHITECTURE)
     };

@@ -9,17 +9,14 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::record::{Image, LayerInfo};
-use super::{MAX_STORED_IMAGES, Store, StoreError, at, durable, layer_names, record};
+use super::record::{Image, LayerInfo, MAX_ORIGINS, Origin};
+use super::{MAX_STORED_IMAGES, Store, StoreError, at, durable, record};
 use crate::archive::{self, ArchiveError, FoundImage, FoundLayer, StageLimits};
-use crate::check;
 use crate::compression;
 use crate::digest::Digest;
-use crate::erofs::Budget;
-use crate::layer;
 use crate::reference::Reference;
 
 /// Bytes between two calls of the progress function: a call must cost nothing beside the work.
@@ -67,6 +64,17 @@ pub struct Loaded {
     pub image: Image,
     /// Layers that were made; the others were in the store.
     pub new_layers: usize,
+}
+
+/// An image that is about to exist.
+pub(crate) struct NewImage<'a> {
+    pub(crate) id: Digest,
+    pub(crate) names: Vec<Reference>,
+    pub(crate) manifest: Option<Digest>,
+    pub(crate) config_bytes: &'a [u8],
+    pub(crate) created: Option<String>,
+    pub(crate) layers: Vec<LayerInfo>,
+    pub(crate) origin: Option<Origin>,
 }
 
 /// Tells the caller how far the work is, not too often; the caller can stop it.
@@ -160,15 +168,17 @@ impl Store {
         keep_blobs: bool,
         reporter: &mut Reporter<'_>,
     ) -> Result<Loaded, StoreError> {
-        if self.images.len() >= MAX_STORED_IMAGES && !self.images.contains_key(&found.id) {
-            return Err(StoreError::TooManyImages);
-        }
         let mut made = Vec::new();
         let result = self.load_layers(&found, keep_blobs, &mut made, reporter).and_then(|layers| {
-            let dir = self.configs_dir();
-            let name = format!("{}{}", found.id.hex(), record::SUFFIX);
-            durable::write(&dir, &name, &found.config_bytes).map_err(at(&dir))?;
-            self.commit(&found, layers)
+            self.commit(NewImage {
+                id: found.id,
+                names: found.names.clone(),
+                manifest: found.manifest_digest,
+                config_bytes: &found.config_bytes,
+                created: found.config.created.clone(),
+                layers,
+                origin: None,
+            })
         });
         match result {
             Ok(image) => {
@@ -192,7 +202,7 @@ impl Store {
         // The record first: it may have got its name although the write then failed.
         let _ = durable::remove(&self.records_dir().join(&name));
         let _ = durable::remove(&self.configs_dir().join(&name));
-        for diff_id in made {
+        for diff_id in made.iter().filter(|diff_id| !self.leases.holds(diff_id)) {
             let _ = self.remove_layer(diff_id);
         }
     }
@@ -209,22 +219,16 @@ impl Store {
         let mut last_use = BTreeSet::new();
         let mut layers = Vec::new();
         for (index, layer) in found.layers.iter().enumerate() {
-            let path = self.layer_path(&layer.diff_id);
-            match fs::metadata(&path) {
-                Ok(meta) if meta.is_file() => {
-                    layers.push(LayerInfo { diff_id: layer.diff_id, bytes: meta.len() });
-                    if last_use.insert(layer.diff_id) && !reporter.tell(Progress::Kept { diff_id: layer.diff_id }) {
-                        return Err(StoreError::Cancelled);
-                    }
-                    continue;
+            if let Some(bytes) = self.maker().existing(&layer.diff_id)? {
+                layers.push(LayerInfo { diff_id: layer.diff_id, bytes });
+                if last_use.insert(layer.diff_id) && !reporter.tell(Progress::Kept { diff_id: layer.diff_id }) {
+                    return Err(StoreError::Cancelled);
                 }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Ok(_) => return Err(at(&path)(io::Error::other("not a file"))),
-                Err(e) => return Err(at(&path)(e)),
+                continue;
             }
             last_use.insert(layer.diff_id);
             let place = (index, found.layers.len());
-            let bytes = self.make_layer(layer, place, &path, reporter)?;
+            let bytes = self.make_layer(layer, place, reporter)?;
             made.push(layer.diff_id);
             layers.push(LayerInfo { diff_id: layer.diff_id, bytes });
             if !keep_blobs && !found.layers[index + 1..].iter().any(|later| later.path == layer.path) {
@@ -241,74 +245,59 @@ impl Store {
         &self,
         layer: &FoundLayer,
         (index, count): (usize, usize),
-        path: &Path,
         reporter: &mut Reporter<'_>,
     ) -> Result<u64, StoreError> {
-        let (temporary, file) = durable::create(&self.layers_dir(), &layer.diff_id.hex()).map_err(at(path))?;
-        let result = self.convert_layer(layer, (index, count), file, reporter).and_then(|made| {
-            // A file system may find only now that it has no room (delayed allocation).
-            let (layer_name, digest_name) = layer_names(&layer.diff_id);
-            match durable::publish_layer(&temporary, made.file, &self.layers_dir(), &layer_name, &digest_name) {
-                Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-                    Err(StoreError::NoSpace { needed: made.bytes, free: self.free_bytes()? })
-                }
-                other => other.map(|()| made.bytes).map_err(at(path)),
-            }
-        });
-        if result.is_err() {
-            // The first error is the one to report; the sweep at the next start removes what this could not.
-            let _ = durable::remove(&temporary);
-        }
-        result
+        let (diff_id, total) = (layer.diff_id, layer.size);
+        let maker = self.maker();
+        maker.make(&diff_id, "", |file| {
+            let blob = File::open(&layer.path).map_err(at(&layer.path))?;
+            let read = Cell::new(0);
+            let counted = Counted { inner: blob, read: &read };
+            let plain = compression::decoder(BufReader::with_capacity(READ_LEN, counted)).map_err(at(&layer.path))?;
+            reporter.last = 0;
+            let mut progress =
+                |_| reporter.step(read.get(), |done| Progress::Converting { diff_id, index, count, done, total });
+            maker.convert(diff_id, plain, file, &mut progress)
+        })
     }
 
-    fn convert_layer(
-        &self,
-        layer: &FoundLayer,
-        (index, count): (usize, usize),
-        file: File,
-        reporter: &mut Reporter<'_>,
-    ) -> Result<layer::Layer, StoreError> {
-        let diff_id = layer.diff_id;
-        let refuse = |source| StoreError::Layer { diff_id, source: Box::new(source) };
-        let free = self.free_bytes()?;
-        let budget = Budget { limit: self.limits.layer_bytes, space: free };
-        let blob = File::open(&layer.path).map_err(at(&layer.path))?;
-        let read = Cell::new(0);
-        let counted = Counted { inner: blob, read: &read };
-        let plain = compression::decoder(BufReader::with_capacity(READ_LEN, counted)).map_err(at(&layer.path))?;
-        reporter.last = 0;
-        let total = layer.size;
-        let mut progress =
-            |_| reporter.step(read.get(), |done| Progress::Converting { diff_id, index, count, done, total });
-        let made = layer::convert(plain, file, budget, &mut progress).map_err(|e| match e.space_needed() {
-            Some(needed) => StoreError::NoSpace { needed, free },
-            None => refuse(e),
-        })?;
-        if made.diff_id != diff_id {
-            return Err(StoreError::DiffId { expected: diff_id, found: made.diff_id });
+    /// Makes an image exist whose layers are durable: its configuration, then its record; and takes its names from other images.
+    pub(crate) fn commit(&mut self, new: NewImage<'_>) -> Result<Image, StoreError> {
+        if self.images.len() >= MAX_STORED_IMAGES && !self.images.contains_key(&new.id) {
+            return Err(StoreError::TooManyImages);
         }
-        check::check(&made.file).map_err(|source| StoreError::Check { diff_id, source })?;
-        Ok(made)
-    }
-
-    /// Writes the record, after everything that it names is durable, and takes its names from other images.
-    fn commit(&mut self, found: &FoundImage, layers: Vec<LayerInfo>) -> Result<Image, StoreError> {
-        let mut names = found.names.clone();
-        let known = self.images.get(&found.id);
+        let dir = self.configs_dir();
+        let name = format!("{}{}", new.id.hex(), record::SUFFIX);
+        durable::write(&dir, &name, new.config_bytes).map_err(at(&dir))?;
+        let known = self.images.get(&new.id);
+        let mut names = new.names;
         names.extend(known.iter().flat_map(|image| image.names.clone()));
         names.sort();
         names.dedup();
+        let mut origins: Vec<Origin> = known.map(|image| image.origins.clone()).unwrap_or_default();
+        if let Some(origin) = new.origin {
+            origins.retain(|known| known.reference != origin.reference);
+            origins.push(origin);
+            let excess = origins.len().saturating_sub(MAX_ORIGINS);
+            origins.drain(..excess);
+        }
         let image = Image {
-            id: found.id,
+            id: new.id,
             names,
-            manifest: found.manifest_digest.or_else(|| known.and_then(|image| image.manifest)),
-            layers,
-            created: found.config.created.clone(),
-            loaded_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+            manifest: new.manifest.or_else(|| known.and_then(|image| image.manifest)),
+            layers: new.layers,
+            created: new.created,
+            loaded_at: now(),
             sequence: self.take_sequence(),
+            origins,
         };
         self.write_record(image.clone())?;
+        self.take_names(&image)?;
+        Ok(image)
+    }
+
+    /// Takes the names of `image`, whose record is written, from all others.
+    pub(super) fn take_names(&mut self, image: &Image) -> Result<(), StoreError> {
         let losers: Vec<Image> = self
             .images
             .values()
@@ -320,8 +309,13 @@ impl Store {
             loser.names.retain(|name| !image.names.contains(name));
             self.write_record(loser)?;
         }
-        Ok(image)
+        Ok(())
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 fn no_space(error: ArchiveError) -> StoreError {

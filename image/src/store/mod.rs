@@ -3,6 +3,7 @@
 //! ```text
 //! lock                      held by the one process that has the store open
 //! staging/                  blobs of a load under way; emptied at every start
+//! partial/<blob>-<diff_id>  what has come of a pull's blob; kept for a while when the pull ends early, so that the next one resumes
 //! layers/<diff_id>.erofs    layers, mode 0444, fs-verity where the file system has it
 //! layers/<diff_id>.verity   then the digest that fs-verity holds the layer to: 64 hexadecimal digits, compared when it is mounted
 //! configs/<id>.json         configurations, byte for byte
@@ -12,7 +13,9 @@
 //! the new one, and files that no record names, which the next start removes.
 
 mod durable;
+mod leases;
 mod load;
+mod maker;
 mod open;
 mod record;
 mod removal;
@@ -29,10 +32,13 @@ use crate::digest::Digest;
 use crate::layer::LayerError;
 use crate::reference::Reference;
 
+use leases::Leases;
 pub use load::{Loaded, Progress};
+pub(crate) use load::{NewImage, now};
+pub(crate) use maker::Maker;
 pub use open::Recovery;
 pub(crate) use record::fuzz_record;
-pub use record::{Image, LayerInfo};
+pub use record::{Image, LayerInfo, Origin};
 pub use removal::{PruneScope, Pruned, Removed};
 
 /// Most images: each is one small file that is read at every start.
@@ -63,7 +69,7 @@ pub enum StoreError {
         free: u64,
     },
     /// No such image.
-    #[error("no image {0:?}; `byrectl image ls` lists them, `byrectl image load` brings one")]
+    #[error("no image {0:?}; `byrectl image ls` lists them, `byrectl pull` or `byrectl image load` brings one")]
     NotFound(String),
     /// An id prefix that several images share.
     #[error("{prefix:?} is the start of several image ids: {ids}; give more digits")]
@@ -182,6 +188,8 @@ pub struct Store {
     limits: Limits,
     images: BTreeMap<Digest, Image>,
     next_sequence: u64,
+    /// Layers that somebody is about to need.
+    leases: Leases,
     /// Held locked as long as the store is open.
     _lock: File,
 }
@@ -205,6 +213,10 @@ impl Store {
 
     fn staging_dir(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    pub(crate) fn maker(&self) -> Maker {
+        Maker::new(&self.root, self.limits)
     }
 
     /// Where the layer with this diff id is, or would be.
@@ -280,8 +292,7 @@ impl Store {
     }
 
     fn free_bytes(&self) -> Result<u64, StoreError> {
-        let stat = rustix::fs::statvfs(&self.root).map_err(|e| at(&self.root)(e.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(self.limits.reserve_bytes))
+        self.maker().free_bytes()
     }
 
     /// Writes an image's record and takes note of it.
@@ -362,7 +373,14 @@ fn find<'a>(images: &'a BTreeMap<Digest, Image>, text: &str) -> Result<&'a Image
         if let Some(digest) = reference.digest() {
             // A pinned name: the manifest's digest decides, and the repository has to be one the image goes by.
             let repository = |name: &Reference| name.domain() == reference.domain() && name.path() == reference.path();
-            let pinned = |image: &&Image| image.manifest == Some(*digest) && image.names.iter().any(repository);
+            let pinned = |image: &&Image| {
+                let is_origin = |origin: &record::Origin| {
+                    repository(&origin.reference)
+                        && (origin.reference.digest() == Some(digest) || image.manifest == Some(*digest))
+                };
+                image.manifest == Some(*digest) && image.names.iter().any(repository)
+                    || image.origins.iter().any(is_origin)
+            };
             return images.values().find(pinned).ok_or_else(not_found);
         }
     }

@@ -10,6 +10,8 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::leases::Leases;
+use super::leases::MAX_PARTIAL_BYTES;
 use super::record::{self, Image, MAX_RECORD_LEN};
 use super::{Limits, MAX_STORED_IMAGES, Store, StoreError, at, durable, layer_names};
 use crate::digest::Digest;
@@ -49,8 +51,16 @@ impl Store {
                 at(&lock_path)(e.into())
             }
         })?;
-        let mut store = Self { root: root.to_owned(), limits, images: BTreeMap::new(), next_sequence: 0, _lock: lock };
-        for dir in [store.layers_dir(), store.configs_dir(), store.records_dir(), store.staging_dir()] {
+        let mut store = Self {
+            root: root.to_owned(),
+            limits,
+            images: BTreeMap::new(),
+            next_sequence: 0,
+            leases: Leases::default(),
+            _lock: lock,
+        };
+        let partial = store.maker().partial_dir();
+        for dir in [store.layers_dir(), store.configs_dir(), store.records_dir(), store.staging_dir(), partial] {
             fs::create_dir_all(&dir).map_err(at(&dir))?;
         }
         durable::sync_dir(root).map_err(at(root))?;
@@ -58,6 +68,7 @@ impl Store {
         store.read_records(&mut recovery)?;
         store.settle_names();
         store.sweep(&mut recovery)?;
+        store.trim_partials(MAX_PARTIAL_BYTES)?;
         for image in store.images.values() {
             let complete = image.layers.iter().all(|layer| {
                 fs::metadata(store.layer_path(&layer.diff_id)).is_ok_and(|meta| meta.len() == layer.bytes)
@@ -140,7 +151,7 @@ impl Store {
     }
 }
 
-fn names_in(dir: &Path) -> Result<Vec<OsString>, StoreError> {
+pub(super) fn names_in(dir: &Path) -> Result<Vec<OsString>, StoreError> {
     let entries = fs::read_dir(dir).map_err(at(dir))?;
     let mut names: Vec<OsString> =
         entries.map(|entry| entry.map(|e| e.file_name())).collect::<io::Result<_>>().map_err(at(dir))?;

@@ -21,6 +21,18 @@ pub struct LayerInfo {
     pub bytes: u64,
 }
 
+/// Most places an image is known to come from; the oldest is forgotten.
+pub(super) const MAX_ORIGINS: usize = 16;
+
+/// Where an image came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The name it was asked for by, with the digest that the registry's answer had: of the index, if there is one.
+    pub reference: Reference,
+    /// When: seconds since 1970.
+    pub pulled_at: u64,
+}
+
 /// An image in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -38,6 +50,8 @@ pub struct Image {
     pub loaded_at: u64,
     /// Rises with each load or rename: of two records with the same name, the higher one has it.
     pub(super) sequence: u64,
+    /// The registries it was pulled from, oldest first.
+    pub origins: Vec<Origin>,
 }
 
 impl Image {
@@ -58,6 +72,15 @@ struct Record {
     created: Option<String>,
     loaded_at: u64,
     sequence: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    origins: Vec<RecordOrigin>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordOrigin {
+    reference: String,
+    pulled_at: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,6 +101,11 @@ pub(super) fn encode(image: &Image) -> Result<Vec<u8>, serde_json::Error> {
         created: image.created.clone(),
         loaded_at: image.loaded_at,
         sequence: image.sequence,
+        origins: image
+            .origins
+            .iter()
+            .map(|origin| RecordOrigin { reference: origin.reference.to_string(), pulled_at: origin.pulled_at })
+            .collect(),
     })
 }
 
@@ -87,6 +115,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image, String> {
     if record.version != VERSION {
         return Err(format!("its version is {}, not {VERSION}", record.version));
     }
+    let origin = |origin: &RecordOrigin| {
+        let reference = origin.reference.parse().map_err(|e| format!("{e}"))?;
+        Ok::<_, String>(Origin { reference, pulled_at: origin.pulled_at })
+    };
     let names = record.names.iter().map(|name| name.parse().map_err(|e| format!("{e}")));
     Ok(Image {
         id: record.id,
@@ -96,6 +128,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image, String> {
         created: record.created,
         loaded_at: record.loaded_at,
         sequence: record.sequence,
+        origins: record.origins.iter().map(origin).collect::<Result<_, String>>()?,
     })
 }
 

@@ -80,7 +80,7 @@ impl Store {
                 }
         };
         let images: Vec<Image> = self.images.values().filter(removable).cloned().collect();
-        let mut pruned = Pruned::default();
+        let mut pruned = Pruned { freed_bytes: self.drop_leftovers()? + self.trim_partials(0)?, ..Pruned::default() };
         for image in images {
             pruned.freed_bytes += self.delete(&image)?;
             pruned.deleted.push(image.id);
@@ -101,9 +101,10 @@ impl Store {
         durable::remove(&path).map_err(at(&path))?;
         let needed: BTreeSet<Digest> =
             self.images.values().flat_map(|image| &image.layers).map(|layer| layer.diff_id).collect();
+        let held = |diff_id: &Digest| needed.contains(diff_id) || self.leases.holds(diff_id);
         let mut gone = BTreeSet::new();
         let mut freed = 0;
-        for layer in image.layers.iter().filter(|layer| !needed.contains(&layer.diff_id)) {
+        for layer in image.layers.iter().filter(|layer| !held(&layer.diff_id)) {
             if gone.insert(layer.diff_id) {
                 self.remove_layer(&layer.diff_id)?;
                 freed += layer.bytes;

@@ -13,6 +13,8 @@ use crate::status::Moment;
 pub const LOG_SOCKET: &str = "/run/byre/log.sock";
 /// Socket of `byred image`.
 pub const IMAGE_SOCKET: &str = "/run/byre/image.sock";
+/// Socket of `byred pull`; only `byred image` may connect to it.
+pub const PULL_SOCKET: &str = "/run/byre/pull.sock";
 /// Socket of `byred stats`.
 pub const STATS_SOCKET: &str = "/run/byre/stats.sock";
 
@@ -79,6 +81,58 @@ pub enum ImageCall {
         /// Also named images, not only unnamed ones.
         all: bool,
     },
+    /// Bring an image from a registry. Answered with [`ImageAnswer::Layers`] and then `Pulled`. It ends with the connection.
+    Pull {
+        /// Its name, or a name with a digest.
+        reference: String,
+        /// What its registry is shown; without one, what the node's configuration has for it.
+        credential: Option<RegistryCredential>,
+        /// Authorities of the registry, PEM, instead of those of the node's configuration.
+        ca_pem: Option<String>,
+    },
+}
+
+/// A user name and a password. It has no text form.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryCredential {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryCredential {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("RegistryCredential(hidden)")
+    }
+}
+
+/// How far one layer of a pull is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerStatus {
+    /// Digest of its blob.
+    pub blob: Digest,
+    /// What happens with it.
+    pub step: LayerStep,
+    /// Bytes of the blob that have come.
+    pub done: u64,
+    /// Bytes of the blob.
+    pub total: u64,
+}
+
+/// What happens with a layer of a pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LayerStep {
+    /// It waits for its turn.
+    Waiting,
+    /// It comes.
+    Fetching,
+    /// Another pull is bringing it.
+    Joined,
+    /// It was here.
+    Kept,
+    /// It is here now.
+    Done,
 }
 
 /// Answers of `byred image`.
@@ -109,9 +163,20 @@ pub enum ImageAnswer {
         /// For people.
         text: String,
     },
+    /// How far a pull is; before its manifest is known, there are no layers.
+    Layers(Vec<LayerStatus>),
+    /// The image of a pull.
+    Pulled {
+        /// The image.
+        image: Box<ImageRecord>,
+        /// The name it was asked for by, with the digest that the registry answered with.
+        reference: String,
+        /// Layers that came; the others were here.
+        new_layers: u32,
+    },
 }
 
-/// Classes of refusals of `byred image`.
+/// Classes of refusals of `byred image`, and of `byred pull` to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageRefusal {
     /// No such image, or more than one.
@@ -124,6 +189,10 @@ pub enum ImageRefusal {
     NoSpace,
     /// The store failed.
     Internal,
+    /// The registry, or the node's own policy, refuses it.
+    Denied,
+    /// The registry cannot be reached now.
+    Unavailable,
 }
 
 /// An image as the API needs it.
@@ -143,6 +212,69 @@ pub struct ImageRecord {
     pub created_wall_ms: u64,
     /// Its configuration: the OCI image-spec JSON, at most 64 KiB of it.
     pub config_json: String,
+    /// Where it was pulled from, oldest first: names with tag and digest.
+    pub origins: Vec<String>,
+}
+
+/// What `byred image` asks of `byred pull`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FetchCall {
+    /// A manifest. Answered with [`FetchAnswer::Manifest`] and its bytes.
+    Manifest {
+        /// A name of the repository, without tag and digest.
+        repository: String,
+        /// A tag or a digest.
+        which: String,
+        /// Ask no mirror.
+        origin_only: bool,
+        /// What the registry is shown.
+        credential: Option<RegistryCredential>,
+        /// Authorities of the registry, PEM, instead of those of the node's configuration.
+        ca_pem: Option<String>,
+    },
+    /// A blob. Answered with [`FetchAnswer::Blob`], pieces (a 32-bit little-endian length and so many bytes, at most
+    /// [`FETCH_PIECE_BYTES`]), a piece of length 0, and [`FetchAnswer::Done`] or `Refused`.
+    Blob {
+        /// A name of the repository, without tag and digest.
+        repository: String,
+        /// Its digest.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+        /// Bytes that are not needed again.
+        offset: u64,
+        /// Ask no mirror.
+        origin_only: bool,
+        /// What the registry is shown.
+        credential: Option<RegistryCredential>,
+        /// Authorities of the registry, PEM, instead of those of the node's configuration.
+        ca_pem: Option<String>,
+    },
+}
+
+/// Answers of `byred pull`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FetchAnswer {
+    /// A manifest follows.
+    Manifest {
+        /// Its length in bytes.
+        bytes: u32,
+        /// The media type that the registry gives it.
+        media_type: String,
+        /// The digest that the registry states.
+        stated_digest: Option<String>,
+    },
+    /// A blob follows.
+    Blob,
+    /// All of it has come.
+    Done,
+    /// It was not done, or ended early.
+    Refused {
+        /// For programs.
+        code: ImageRefusal,
+        /// For people.
+        text: String,
+    },
 }
 
 /// What is asked of `byred stats`: the present figures of these cgroups.
@@ -185,6 +317,8 @@ pub struct CgroupStats {
     pub oom_kills: u64,
 }
 
+/// Bytes of one piece of a blob: what a registry's client reads at once, with room.
+pub const FETCH_PIECE_BYTES: usize = 1 << 20;
 /// Bytes of output in one [`LogChunk`].
 pub const LOG_CHUNK_BYTES: usize = 32 * 1024;
 /// cgroups in one [`StatsCall`].

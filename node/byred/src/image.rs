@@ -1,25 +1,30 @@
 //! `byred image`: serves the image store to the API, one connection per call.
 //!
 //! What changes the store goes one after the other, under its lock; lists and look-ups read a catalog that is replaced after each change, so
-//! they are quick while a load goes on. Archives are parsed here, sealed, in a process that has no capability, no network and one directory.
+//! they are quick while a load goes on. Archives, manifests and layers are parsed here, sealed, in a process that has no capability, no
+//! network and one directory; what registries say comes from `byred pull` as bytes.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use byre_image::digest::Digest;
+use byre_image::pull::{self, LayerProgress, PullError, SourceFault};
 use byre_image::reference::Reference;
-use byre_image::store::{Catalog, Image, Limits, Progress, PruneScope, Store, StoreError};
+use byre_image::shared::SharedStore;
+use byre_image::store::{Catalog, Image, Limits, Progress, PruneScope, StoreError};
 use byre_protocol::frame::MESSAGE_BYTES;
-use byre_protocol::peer::{ImageAnswer, ImageCall, ImageRecord, ImageRefusal};
+use byre_protocol::peer::{ImageAnswer, ImageCall, ImageRecord, ImageRefusal, LayerStatus, LayerStep, PULL_SOCKET};
 use byre_sandbox::stream::{self, StreamError};
 use byre_sandbox::{Descriptors, Notifier, profiles};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use crate::fetch::PullService;
 
 /// Where the store lies.
 const DIRECTORY: &str = "/data/images";
@@ -61,9 +66,10 @@ pub(crate) fn run() -> Result<(), ImageError> {
 
 /// What all connections share.
 struct Shared {
-    store: Mutex<Store>,
-    catalog: RwLock<Arc<Catalog>>,
+    store: SharedStore,
     connections: AtomicUsize,
+    /// Where `byred pull` listens.
+    pull_socket: PathBuf,
 }
 
 /// Counts a connection for as long as it lives.
@@ -77,7 +83,7 @@ impl Drop for Place {
 
 impl Shared {
     fn open(directory: &Path) -> Result<Self, StoreError> {
-        let (store, recovery) = Store::open(directory, Limits::default())?;
+        let (store, recovery) = SharedStore::open(directory, Limits::default())?;
         if recovery.swept > 0 {
             eprintln!("removed {} files ({} bytes) of interrupted work", recovery.swept, recovery.swept_bytes);
         }
@@ -87,8 +93,7 @@ impl Shared {
         for (name, reason) in &recovery.unreadable {
             eprintln!("record {name} cannot be read and is left as it is: {reason}");
         }
-        let catalog = RwLock::new(Arc::new(store.catalog()));
-        Ok(Self { store: Mutex::new(store), catalog, connections: AtomicUsize::new(0) })
+        Ok(Self { store, connections: AtomicUsize::new(0), pull_socket: PULL_SOCKET.into() })
     }
 
     fn serve(self: &Arc<Self>, listener: &UnixListener) -> Result<(), ImageError> {
@@ -128,20 +133,35 @@ impl Shared {
             ImageCall::Resolve { reference } => self.resolve(&reference),
             ImageCall::Remove { reference, in_use } => self.remove(&reference, &in_use),
             ImageCall::Prune { in_use, all } => self.prune(&in_use, all),
+            ImageCall::Pull { reference, credential, ca_pem } => {
+                let source = PullService::new(self.pull_socket.clone(), credential, ca_pem);
+                let answer = self.pull(&client, &reference, &source).unwrap_or_else(|error| pull_refused(&error));
+                return stream::write(&mut client, &answer);
+            }
         };
         stream::write(&mut client, &result.unwrap_or_else(|error| refused(&error)))
     }
 
     fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+        self.store.catalog()
     }
 
-    /// Changes the store; whatever came of it, the catalog then says what is there.
-    fn change<T>(&self, what: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut store: MutexGuard<'_, Store> = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = what(&mut store);
-        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(store.catalog());
-        result
+    /// Brings an image. The client's going away is noticed by the progress that it does not take any more.
+    fn pull(&self, client: &UnixStream, reference: &str, source: &PullService) -> Result<ImageAnswer, PullError> {
+        let name = match reference.parse::<Reference>() {
+            Ok(name) => name,
+            Err(error) => return Ok(ImageAnswer::Refused { code: ImageRefusal::Invalid, text: error.to_string() }),
+        };
+        let mut tell = |layers: &[LayerProgress]| {
+            let layers = layers.iter().map(layer_status).collect();
+            stream::write(&mut &*client, &ImageAnswer::Layers(layers)).is_ok()
+        };
+        let pulled = pull::pull(&self.store, source, &name, &mut tell)?;
+        Ok(ImageAnswer::Pulled {
+            image: Box::new(record(&self.catalog(), &pulled.image)?),
+            reference: pulled.reference.to_string(),
+            new_layers: u32::try_from(pulled.new_layers).unwrap_or(u32::MAX),
+        })
     }
 
     fn load(&self, client: &UnixStream, name: Option<&str>) -> Result<ImageAnswer, StoreError> {
@@ -155,7 +175,7 @@ impl Shared {
             // A client that does not want to know any more does not want the image either.
             stream::write(&mut &*client, &answer).is_ok()
         };
-        let loaded = self.change(|store| store.load(client, name.as_ref(), &mut tell))?;
+        let loaded = self.store.change(|store| store.load(client, name.as_ref(), &mut tell))?;
         let Some(first) = loaded.first() else { return Err(StoreError::NotFound("in the archive".to_owned())) };
         record(&self.catalog(), &first.image).map(|record| ImageAnswer::Image(Box::new(record)))
     }
@@ -185,7 +205,7 @@ impl Shared {
     }
 
     fn remove(&self, reference: &str, in_use: &[String]) -> Result<ImageAnswer, StoreError> {
-        let removed = self.change(|store| store.remove(reference, &ids(in_use), false))?;
+        let removed = self.store.change(|store| store.remove(reference, &ids(in_use), false))?;
         let names = removed.untagged.iter().map(Reference::short);
         let what = names.chain(removed.deleted.iter().map(ToString::to_string)).collect();
         Ok(ImageAnswer::Removed { what, bytes: removed.freed_bytes })
@@ -193,7 +213,7 @@ impl Shared {
 
     fn prune(&self, in_use: &[String], all: bool) -> Result<ImageAnswer, StoreError> {
         let scope = if all { PruneScope::Unused } else { PruneScope::Nameless };
-        let pruned = self.change(|store| store.prune(&ids(in_use), scope))?;
+        let pruned = self.store.change(|store| store.prune(&ids(in_use), scope))?;
         let what = pruned.deleted.iter().map(ToString::to_string).collect();
         Ok(ImageAnswer::Removed { what, bytes: pruned.freed_bytes })
     }
@@ -245,6 +265,7 @@ fn without_config(image: &Image) -> ImageRecord {
         size_bytes: image.bytes(),
         created_wall_ms: image.created.as_deref().map_or(0, wall_ms),
         config_json: String::new(),
+        origins: image.origins.iter().map(|origin| origin.reference.to_string()).collect(),
     }
 }
 
@@ -254,8 +275,48 @@ fn wall_ms(text: &str) -> u64 {
     u64::try_from(milliseconds).unwrap_or(0)
 }
 
-fn refused(error: &StoreError) -> ImageAnswer {
+fn layer_status(layer: &LayerProgress) -> LayerStatus {
+    let step = match layer.step {
+        pull::LayerStep::Waiting => LayerStep::Waiting,
+        pull::LayerStep::Fetching => LayerStep::Fetching,
+        pull::LayerStep::Joined => LayerStep::Joined,
+        pull::LayerStep::Kept => LayerStep::Kept,
+        pull::LayerStep::Done => LayerStep::Done,
+    };
+    LayerStatus { blob: byre_plan::Digest(*layer.blob.bytes()), step, done: layer.done, total: layer.total }
+}
+
+fn pull_refused(error: &PullError) -> ImageAnswer {
     let code = match error {
+        PullError::Store(error) => return refused(error),
+        PullError::Source(error) => match error.fault {
+            SourceFault::NotFound => ImageRefusal::NotFound,
+            SourceFault::Denied => ImageRefusal::Denied,
+            SourceFault::Unavailable | SourceFault::Cancelled => ImageRefusal::Unavailable,
+            SourceFault::Invalid => ImageRefusal::Invalid,
+        },
+        PullError::Manifest(_)
+        | PullError::Json { .. }
+        | PullError::Ambiguous
+        | PullError::OldSchema
+        | PullError::MediaType(_)
+        | PullError::TwoTypes { .. }
+        | PullError::TooLarge { .. }
+        | PullError::Digest { .. }
+        | PullError::Stated { .. }
+        | PullError::Size { .. }
+        | PullError::LayerCount { .. }
+        | PullError::Cancelled => ImageRefusal::Invalid,
+    };
+    ImageAnswer::Refused { code, text: error.to_string() }
+}
+
+fn refused(error: &StoreError) -> ImageAnswer {
+    ImageAnswer::Refused { code: code(error), text: error.to_string() }
+}
+
+fn code(error: &StoreError) -> ImageRefusal {
+    match error {
         StoreError::NotFound(_) | StoreError::Ambiguous { .. } => ImageRefusal::NotFound,
         StoreError::InUse(_) | StoreError::SeveralNames { .. } => ImageRefusal::InUse,
         StoreError::NoSpace { .. } | StoreError::TooManyImages => ImageRefusal::NoSpace,
@@ -267,8 +328,7 @@ fn refused(error: &StoreError) -> ImageAnswer {
         | StoreError::PinnedName(_)
         | StoreError::Cancelled => ImageRefusal::Invalid,
         StoreError::Io { .. } | StoreError::Locked(_) | StoreError::Damaged { .. } => ImageRefusal::Internal,
-    };
-    ImageAnswer::Refused { code, text: error.to_string() }
+    }
 }
 
 #[cfg(test)]
@@ -325,11 +385,11 @@ mod tests {
             stream::write(&mut slow, &ImageCall::Load { name: None }).unwrap();
             slow.write_all(&[0; 100]).unwrap();
             std::thread::sleep(Duration::from_millis(50));
-            assert!(shared.store.try_lock().is_err());
+            assert!(shared.store.is_changing());
             assert_eq!(call(&shared, &ImageCall::List, b""), vec![ImageAnswer::Images(vec![])]);
             slow.shutdown(Shutdown::Both).unwrap();
         });
-        assert!(shared.store.try_lock().is_ok());
+        assert!(!shared.store.is_changing());
     }
 
     #[test]

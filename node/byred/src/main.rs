@@ -6,8 +6,10 @@
 
 mod api;
 mod copy;
+mod fetch;
 mod image;
 mod init;
+mod pull;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -18,13 +20,14 @@ use std::process::ExitCode;
 type Run = fn(&[OsString]) -> Result<ExitCode, Box<dyn Error>>;
 
 /// The services and helpers, by name.
-const TABLE: [(&str, Run); 11] = [
+const TABLE: [(&str, Run); 12] = [
     ("api", |_| ended(api::run())),
     ("config", |_| ended(byre_config::run())),
     ("image", |_| ended(image::run())),
     ("log", |_| ended(byre_log::run())),
     ("net", |_| ended(byre_net::run())),
     ("probe", |_| ended(byre_probe::run())),
+    ("pull", |_| ended(pull::run())),
     ("state", |_| ended(byre_state::run())),
     ("stats", |_| ended(byre_stats::run())),
     ("cp-in", |arguments| ended(copy::into(arguments))),

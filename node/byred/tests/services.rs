@@ -12,7 +12,11 @@ use byre_plan::{Name, WorkloadId};
 use byre_protocol::control::{Call, Change, FromInit, Notice, Request, Stream};
 use byre_protocol::definition::LogPolicy;
 use byre_protocol::frame::{self, MESSAGE_BYTES};
-use byre_protocol::peer::{CgroupStats, ImageAnswer, ImageCall, LogCall, LogChunk, StatsCall};
+use byre_protocol::peer::{
+    CgroupStats, ImageAnswer, ImageCall, ImageRefusal, LogCall, LogChunk, RegistryCredential, StatsCall,
+};
+use byre_registry::testing::{Auth, TestRegistry};
+use byre_registry::{Host, Settings};
 use byre_sandbox::stream;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,18 +42,26 @@ fn may_mount() -> bool {
 impl Service {
     /// Starts one with these descriptors from number 3 on.
     fn start(name: &str, descriptors: &[(&str, OwnedFd)]) -> Self {
+        Self::start_with(name, descriptors, None)
+    }
+
+    /// As [`Service::start`], with `run` as its /run/byre.
+    fn start_with(name: &str, descriptors: &[(&str, OwnedFd)], run: Option<&Path>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let notified = UnixDatagram::bind(directory.path().join("notify")).unwrap();
         notified.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         // The service's own directories: a tmpfs over the tests' directory, seen by it alone.
         let script = "mkdir -p /data /state && mount -t tmpfs none /data && mount -t tmpfs none /state \
-            && mkdir -p /data/log /data/images /data/audit /state/workloads /state/api && exec \"$0\" \"$1\"";
+            && mkdir -p /data/log /data/images /data/audit /state/workloads /state/api && mount -t tmpfs none /run \
+            && mkdir -p /run/byre && if [ -n \"$RUN_BYRE\" ]; then mount --bind \"$RUN_BYRE\" /run/byre; fi \
+            && exec \"$0\" \"$1\"";
         let names: Vec<&str> = descriptors.iter().map(|(name, _)| *name).collect();
         let numbers: Vec<i32> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
         let mut command = Command::new("unshare");
         command
             .args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_byred"), name])
             .env("NOTIFY_SOCKET", directory.path().join("notify"))
+            .env("RUN_BYRE", run.unwrap_or(Path::new("")))
             .env("LISTEN_FDS", descriptors.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"));
         // SAFETY: between fork and exec only dup and dup2 are called, which are async-signal-safe; nothing is allocated.
@@ -290,4 +302,65 @@ fn archive() -> Vec<u8> {
     file(&mut archive, "layer.tar", &layer);
     file(&mut archive, "manifest.json", manifest.as_bytes());
     archive.into_inner().unwrap()
+}
+
+#[test]
+fn an_image_is_pulled_by_two_sealed_services() {
+    if !may_mount() {
+        return;
+    }
+    let registry = TestRegistry::start(true);
+    registry.want(Auth::Token(Some(("me".into(), "sesame".into()))));
+    registry.add_archive("1", &small_archive());
+    let run = tempfile::tempdir().unwrap();
+    std::fs::create_dir(run.path().join("config")).unwrap();
+    let host = Host { ca_pem: registry.ca_pem(), ..Host::default() };
+    let settings = Settings { hosts: [(registry.host(), host)].into(), ..Settings::default() };
+    std::fs::write(run.path().join("config/registries.json"), serde_json::to_vec(&settings).unwrap()).unwrap();
+    let listen = |name: &str| {
+        let path = run.path().join(name);
+        (path.clone(), OwnedFd::from(UnixListener::bind(path).unwrap()))
+    };
+    let (_, pull_socket) = listen("pull.sock");
+    let (path, image_socket) = listen("image.sock");
+    let mut pull = Service::start_with("pull", &[("unix", pull_socket)], Some(run.path()));
+    let mut image = Service::start_with("image", &[("unix", image_socket)], Some(run.path()));
+    pull.wait_ready();
+    image.wait_ready();
+    let ask = |reference: String, password: &str| {
+        let credential = RegistryCredential { username: "me".into(), password: password.into() };
+        let mut client = UnixStream::connect(&path).unwrap();
+        stream::write(&mut client, &ImageCall::Pull { reference, credential: Some(credential), ca_pem: None }).unwrap();
+        let mut last = None;
+        while let Ok(Some(answer)) = stream::read::<ImageAnswer>(&mut client) {
+            last = Some(answer);
+        }
+        last.unwrap()
+    };
+    let name = format!("{}/app:1", registry.host());
+    let ImageAnswer::Pulled { image: record, reference, new_layers: 1 } = ask(name.clone(), "sesame") else { panic!() };
+    assert!(reference.starts_with(&format!("{name}@sha256:")) && record.origins == [reference]);
+    for (name, password, expected) in [
+        (name.clone(), "wrong", ImageRefusal::Denied),
+        (format!("{}/app:none", registry.host()), "sesame", ImageRefusal::NotFound),
+        ("registry.invalid/app:1".to_owned(), "sesame", ImageRefusal::Unavailable),
+        ("127.0.0.1:1/app:1".to_owned(), "sesame", ImageRefusal::Unavailable),
+    ] {
+        let ImageAnswer::Refused { code, text } = ask(name.clone(), password) else { panic!("{name}") };
+        assert_eq!(code, expected, "{name}: {text}");
+        assert!(!text.contains("sesame") && !text.contains("wrong"), "{text}");
+    }
+    pull.assert_runs();
+    image.assert_runs();
+}
+
+/// An image of one empty layer.
+fn small_archive() -> Vec<u8> {
+    use byre_image::pack::{PackConfig, tarball::TarWriter, write_oci_archive};
+    let layer = TarWriter::new(tempfile::tempfile().unwrap()).finish().unwrap();
+    let mut out = Vec::new();
+    let compression = byre_image::compression::Compression::Gzip;
+    let config = PackConfig::default();
+    write_oci_archive(&mut out, &mut [layer], compression, &config, None, &mut tempfile::tempfile).unwrap();
+    out
 }

@@ -12,6 +12,7 @@ pub mod fuzz;
 mod keeper;
 mod output;
 mod plan;
+mod registries;
 mod schema;
 mod service;
 mod source;
@@ -19,6 +20,7 @@ mod store;
 mod value;
 
 pub use output::ApiFile;
+pub use registries::{Registries, RegistryHost, Secret};
 pub use schema::{Api, Configuration, DOCUMENT_BYTES, Identity, Link, Network, Refused, VERSION, json_schema, parse};
 pub use source::{Instance, Paths};
 pub use store::StoreError;

@@ -1,7 +1,7 @@
 //! The parts of the configuration, as files for the services that use them.
 //!
-//! Each file is replaced in one step. Only `api.json` holds a secret; it is readable by the API's group and nobody else. Which service reads which
-//! file stands here and nowhere else: what a change restarts follows from the bytes that differ.
+//! Each file is replaced in one step. `api.json` and `registries.json` hold secrets; each is readable by its service's group and nobody
+//! else. Which service reads which file stands here and nowhere else: what a change restarts follows from the bytes that differ.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::Configuration;
 use crate::source::{Instance, Paths};
-use crate::store::{Durability, StoreError, replace, replace_as};
+use crate::store::{Durability, StoreError, replace, replace_as, replace_for};
 
 /// Digits of the machine identity in a host name made from it: enough to tell the nodes of one network apart.
 const HOSTNAME_DIGITS: usize = 8;
@@ -31,12 +31,23 @@ pub struct ApiFile {
     pub hostname: String,
 }
 
+/// Who may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Every service.
+    Anyone,
+    /// The API's group: it holds a secret.
+    Api,
+    /// The group of `byred pull`: it holds secrets.
+    Pull,
+}
+
 /// One file below `/run/byre/config`.
 pub(crate) struct Output {
     /// Its name.
     pub name: &'static str,
-    /// Whether only the API's group may read it.
-    pub secret: bool,
+    /// Who may read it.
+    pub reader: Reader,
     /// What it holds.
     pub bytes: Vec<u8>,
     /// Services and jobs that read it once, when they start.
@@ -63,11 +74,15 @@ pub(crate) fn outputs(instance: &Instance, configuration: &Configuration) -> Vec
     };
     // Strings and lists of them always encode.
     let json = |value: Result<Vec<u8>, serde_json::Error>| value.unwrap_or_default();
-    let open = |name, bytes, readers| Output { name, secret: false, bytes, readers };
+    let open = |name, bytes, readers| Output { name, reader: Reader::Anyone, bytes, readers };
+    // A configuration that was accepted has settings that were checked.
+    let registries = configuration.registries.settings().unwrap_or_default();
+    let registries = json(serde_json::to_vec(&registries));
     vec![
         open("machine.json", json(serde_json::to_vec(instance)), &[]),
         open("net.json", json(serde_json::to_vec(&configuration.network)), &["net"]),
-        Output { name: "api.json", secret: true, bytes: json(serde_json::to_vec(&api)), readers: &["api"] },
+        Output { name: "api.json", reader: Reader::Api, bytes: json(serde_json::to_vec(&api)), readers: &["api"] },
+        Output { name: "registries.json", reader: Reader::Pull, bytes: registries, readers: &["pull"] },
         open("hostname", format!("{hostname}\n").into_bytes(), &["hostname", "net"]),
     ]
 }
@@ -75,11 +90,11 @@ pub(crate) fn outputs(instance: &Instance, configuration: &Configuration) -> Vec
 /// Writes all files below `/run/byre/config`.
 pub(crate) fn write(paths: &Paths, instance: &Instance, configuration: &Configuration) -> Result<(), StoreError> {
     let directory = paths.run.join("config");
-    for Output { name, secret, bytes, readers: _ } in outputs(instance, configuration) {
-        if secret {
-            replace_as(&directory, name, 0o640, paths.api_group, &bytes, Durability::Volatile)?;
-        } else {
-            replace(&directory, name, 0o644, &bytes, Durability::Volatile)?;
+    for Output { name, reader, bytes, readers: _ } in outputs(instance, configuration) {
+        match reader {
+            Reader::Anyone => replace(&directory, name, 0o644, &bytes, Durability::Volatile)?,
+            Reader::Api => replace_as(&directory, name, 0o640, paths.api_group, &bytes, Durability::Volatile)?,
+            Reader::Pull => replace_for(&directory, name, paths.pull_group, &bytes)?,
         }
     }
     Ok(())

@@ -13,7 +13,9 @@ use crate::schema::{self, Configuration};
 use crate::source::Instance;
 
 /// Fields whose values are never shown.
-const SECRETS: [&str; 1] = ["api.join_token"];
+const SECRETS: [&str; 3] = ["api.join_token", "registries.proxy", "registries.docker_config_json"];
+/// As are those of every registry.
+const REGISTRY_SECRET: (&str, &str) = ("registries.hosts.", ".password");
 /// What is shown instead.
 const HIDDEN: &str = "(secret)";
 
@@ -68,7 +70,8 @@ fn flatten(value: &Value, path: String, found: &mut BTreeMap<String, String>) {
 }
 
 fn shown(path: &str, value: &str) -> String {
-    if SECRETS.contains(&path) {
+    let (start, end) = REGISTRY_SECRET;
+    if SECRETS.contains(&path) || (path.starts_with(start) && path.ends_with(end)) {
         return HIDDEN.to_owned();
     }
     if value.contains('\n') {
@@ -90,15 +93,21 @@ pub(crate) fn hash(configuration: &Configuration) -> String {
 /// The document that says the same without secrets.
 pub(crate) fn document_without_secrets(configuration: &Configuration) -> String {
     let text = toml::to_string(&without_secrets(configuration)).unwrap_or_default();
-    let secret = configuration.api.join_token.is_some();
-    let note = if secret { "# api.join_token is set; an administrator sees it\n" } else { "" };
-    format!("{note}{text}")
+    let mut notes = String::new();
+    if configuration.api.join_token.is_some() {
+        notes.push_str("# api.join_token is set; an administrator sees it\n");
+    }
+    if configuration.registries.has_secrets() {
+        notes.push_str("# credentials of registries are set; an administrator sees them\n");
+    }
+    format!("{notes}{text}")
 }
 
 fn without_secrets(configuration: &Configuration) -> Configuration {
     let mut configuration = configuration.clone();
     let schema::Api { ca_pem: _, join_token } = &mut configuration.api;
     *join_token = None;
+    configuration.registries = configuration.registries.without_secrets();
     configuration
 }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::registries::Registries;
 use crate::value::{CaPem, Domain, Driver, Hostname, InterfaceAddress, JoinToken, LinkName, Mac, is_unicast};
 
 /// The version that this system reads and writes.
@@ -43,11 +44,20 @@ pub struct Configuration {
     /// How the node is connected.
     #[serde(default)]
     pub network: Network,
+    /// How images are brought from registries.
+    #[serde(default)]
+    pub registries: Registries,
 }
 
 impl Default for Configuration {
     fn default() -> Self {
-        Self { version: VERSION, identity: Identity::default(), api: Api::default(), network: Network::default() }
+        Self {
+            version: VERSION,
+            identity: Identity::default(),
+            api: Api::default(),
+            network: Network::default(),
+            registries: Registries::default(),
+        }
     }
 }
 

@@ -25,6 +25,8 @@ const IDENTITY_BYTES: usize = 128;
 
 /// The group of `byred api`.
 const API_GROUP: u32 = 900;
+/// The group of `byred pull`.
+const PULL_GROUP: u32 = 920;
 
 /// Plain text after this prefix.
 const PREFIX_OWN: &[u8] = b"io.byre.config=";
@@ -47,6 +49,8 @@ pub struct Paths {
     /// The group of `byred api`, which alone may read its secret: what is made in `run/config` must belong to it, by that
     /// directory's set-group-id bit. `None` does not look.
     pub api_group: Option<u32>,
+    /// The group of `byred pull`, which alone may read the registries' credentials. `None` leaves the group as it is.
+    pub pull_group: Option<u32>,
 }
 
 impl Default for Paths {
@@ -57,6 +61,7 @@ impl Default for Paths {
             state: "/state/config".into(),
             machine_id: "/run/byre/machine-id".into(),
             api_group: Some(API_GROUP),
+            pull_group: Some(PULL_GROUP),
         }
     }
 }

@@ -222,6 +222,25 @@ pub(crate) fn replace(
     replace_as(directory, name, mode, None, bytes, durability)
 }
 
+/// [`replace`] of a volatile file for one group alone, which this process belongs to.
+pub(crate) fn replace_for(directory: &Path, name: &str, group: Option<u32>, bytes: &[u8]) -> Result<(), StoreError> {
+    let temporary = directory.join(format!(".{name}.given"));
+    let path = directory.join(name);
+    let failed = |action, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| StoreError::Io { action, path, source }
+    };
+    // Closed to all until it belongs to its group.
+    replace(directory, &format!(".{name}.given"), 0o600, bytes, Durability::Volatile)?;
+    let file = File::open(&temporary).map_err(failed("open", &temporary))?;
+    if let Some(group) = group {
+        std::os::unix::fs::fchown(&file, None, Some(group)).map_err(failed("set the group of", &temporary))?;
+    }
+    rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o640))
+        .map_err(|error| failed("set the mode of", &temporary)(error.into()))?;
+    std::fs::rename(&temporary, &path).map_err(failed("rename to", &path))
+}
+
 /// [`replace`] that refuses to hand the file to any but this group.
 pub(crate) fn replace_as(
     directory: &Path,

@@ -25,6 +25,7 @@ impl Machine {
             state: root.join("state"),
             machine_id: root.join("machine-id"),
             api_group: None,
+            pull_group: None,
         };
         for path in ["state", "run/config", "run/nocloud", "sys/class/dmi/id", "sys/firmware/dmi/tables"] {
             std::fs::create_dir_all(root.join(path)).expect("a directory");
@@ -134,6 +135,7 @@ fn only_the_secret_file_is_closed_to_others() {
     let mode = |path: &Path| std::fs::metadata(path).expect("a file").permissions().mode() & 0o7777;
     let config = machine.paths.run.join("config");
     assert_eq!(mode(&config.join("api.json")), 0o640);
+    assert_eq!(mode(&config.join("registries.json")), 0o640);
     assert_eq!(mode(&config.join("net.json")), 0o644);
     assert_eq!(mode(&config.join("hostname")), 0o644);
     assert_eq!(mode(&machine.paths.state.join("current.toml")), 0o600);
@@ -275,6 +277,7 @@ fn the_service_itself() {
         state: root.join("state"),
         machine_id: root.join("machine-id"),
         api_group: std::env::var(GROUP).ok().and_then(|group| group.parse().ok()),
+        pull_group: None,
     };
     run_with(&paths, || byre_sandbox::seal(&byre_sandbox::profiles::CONFIG)).expect("the configuration is handed out");
 }

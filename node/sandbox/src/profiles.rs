@@ -248,8 +248,40 @@ pub const IMAGE: Profile = Profile {
         &WRITE_FILES,
         &THREADS,
         &READ_LIMITS,
+        &UNIX_CLIENT,
         &IMAGE_SEAL,
         &NO_IOCTL,
+    ],
+};
+
+/// `byred pull`: talks to registries and writes nothing but answers.
+pub const PULL: Profile = Profile {
+    name: "pull",
+    groups: &[
+        &RUNTIME,
+        &DESCRIPTORS,
+        &EPOLL,
+        &TALK,
+        &ACCEPT,
+        &READ_FILES,
+        &THREADS,
+        &TOKIO,
+        &INTERNET_CLIENT,
+        &RESOLVER,
+        &READ_LIMITS,
+        &NO_IOCTL,
+    ],
+};
+
+/// Clients that look up names.
+pub const RESOLVER: Group = Group {
+    reason: "the C library's resolver: two questions in one call, how much has come, and sockets of other families, which it does without",
+    rules: &[
+        allow(libc::SYS_sendmmsg),
+        allow(libc::SYS_uname),
+        Rule::allow_if(SYS_ioctl, &[Condition::is(1, libc::FIONREAD as u32)]),
+        Rule::allow_if(SYS_ioctl, &[Condition::is(1, libc::FIONBIO as u32)]),
+        Rule::fail(SYS_socket, libc::EAFNOSUPPORT as u16),
     ],
 };
 
@@ -330,7 +362,7 @@ const NETLINK: Group = Group {
 };
 
 /// Every profile, for the tests that hold each of them.
-pub const ALL: &[&Profile] = &[&LOG, &STATE, &STATS, &PROBE, &IMAGE, &API, &CONFIG, &NET];
+pub const ALL: &[&Profile] = &[&LOG, &STATE, &STATS, &PROBE, &IMAGE, &PULL, &API, &CONFIG, &NET];
 
 /// Calls that a profile may get from nowhere: they are looked for by a test.
 pub const NEVER: &[i64] = &[

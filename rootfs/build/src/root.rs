@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// Service accounts: name and id. A number is never reused for another service: files on the state partition carry it.
-const SERVICE_ACCOUNTS: [(&str, u32); 12] = [
+const SERVICE_ACCOUNTS: [(&str, u32); 13] = [
     ("byre-api", 900),
     ("byre-log", 901),
     ("byre-state", 902),
@@ -23,6 +23,7 @@ const SERVICE_ACCOUNTS: [(&str, u32); 12] = [
     ("byre-update", 909),
     ("byre-podnet", 910),
     ("byre-dns", 911),
+    ("byre-pull", 920),
 ];
 
 /// Empty directories that PID 1 mounts on.

@@ -14,6 +14,7 @@ mod launch;
 mod layer;
 mod log;
 mod records;
+mod registry;
 mod texts;
 
 use crate::Target;
@@ -35,6 +36,7 @@ pub static TARGETS: &[&Target] = &[
     &erofs::TARGET,
     &archive::TARGET,
     &copy::TARGET,
+    &registry::TARGET,
     &api::TARGET,
 ];
 

@@ -13,6 +13,7 @@ mod images;
 mod interactive;
 mod limits;
 mod machine;
+mod pull;
 mod reboot;
 mod reexec;
 mod rescue;
@@ -51,13 +52,14 @@ pub enum On {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let groups: [&[Scenario]; 15] = [
+    let groups: [&[Scenario]; 16] = [
         cli::ALL,
         boot::ALL,
         containers::ALL,
         limits::ALL,
         interactive::ALL,
         images::ALL,
+        pull::ALL,
         bad_input::ALL,
         survive::ALL,
         reexec::ALL,

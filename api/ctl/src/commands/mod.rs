@@ -8,6 +8,7 @@ mod image;
 mod live;
 mod node;
 mod output;
+mod pull;
 mod run;
 
 use serde_json::json;
@@ -42,6 +43,8 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Cp(args) => copy::copy(node, &args).await,
         Command::Stats(args) => live::stats(&node().await?, &output, &args).await,
         Command::Events(args) => live::events(&node().await?, &output, &args).await,
+        Command::Pull(args) => pull::pull(node, &output, &args).await,
+        Command::Image(ImageCommand::Pull(args)) => pull::pull(node, &output, &args).await,
         Command::Image(command) => image(&node().await?, &output, &command).await,
         Command::Node => node::summary(&node().await?, &output).await,
         Command::Services(ServicesCommand::Ls(args)) => containers::services(&node().await?, &output, &args).await,
@@ -62,6 +65,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
 
 async fn image(node: &Node, output: &Output, command: &ImageCommand) -> Result<(), Failure> {
     match command {
+        ImageCommand::Pull(args) => pull::pull(async || Ok(node.clone()), output, args).await,
         ImageCommand::Load(args) => image::load(node, output, args).await,
         ImageCommand::Ls(args) => image::list(node, output, args).await,
         ImageCommand::Inspect(args) => image::inspect(node, output, args).await,

@@ -7,7 +7,9 @@ use byre_plan::{Digest, Name, WorkloadId};
 use byre_protocol::control::{Call, Change, Event, FromInit, Notice, Reply, Request, Stream, WorkloadRecord};
 use byre_protocol::definition::{Definition, Kind, ServicesFile};
 use byre_protocol::frame;
-use byre_protocol::peer::{CgroupStats, ImageAnswer, ImageCall, ImageRecord, LogCall, LogChunk, StatsCall};
+use byre_protocol::peer::{
+    CgroupStats, FetchAnswer, FetchCall, ImageAnswer, ImageCall, ImageRecord, LogCall, LogChunk, StatsCall,
+};
 use byre_protocol::pod::{NetworkAttachment, PodAddress, PodNetwork, PublishedPort, Transport};
 use byre_protocol::status::{Cause, Moment, Run, State};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
@@ -46,7 +48,13 @@ fn run(input: &[u8]) -> Verdict {
         3 => message::<Change>(input),
         4 => message::<LogCall>(input),
         5 => message::<LogChunk>(input),
-        6 => message::<ImageCall>(input),
+        6 => match message::<ImageCall>(input) {
+            Verdict::Accepted => Verdict::Accepted,
+            Verdict::Refused => {
+                message::<FetchAnswer>(input);
+                message::<FetchCall>(input)
+            }
+        },
         7 => match message::<ImageAnswer>(input) {
             Verdict::Accepted => Verdict::Accepted,
             Verdict::Refused => {
@@ -195,6 +203,7 @@ fn seeds() -> Vec<Vec<u8>> {
         size_bytes: 9,
         created_wall_ms: 1,
         config_json: "{}".into(),
+        origins: vec!["r.example/web:1".into()],
     };
     let policy = super::launch::strict();
     let file = ServicesFile { policy, services: vec![definition()] };

@@ -1,0 +1,57 @@
+//! A store that several threads use: changes one after the other, looks at any time, layers made beside both.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::pull::Works;
+use crate::store::{Catalog, Limits, Maker, Recovery, Store, StoreError};
+
+/// An open store, shared.
+#[derive(Debug)]
+pub struct SharedStore {
+    store: Mutex<Store>,
+    catalog: RwLock<Arc<Catalog>>,
+    maker: Maker,
+    works: Works,
+}
+
+impl SharedStore {
+    /// Opens the store, see [`Store::open`].
+    ///
+    /// # Errors
+    /// Of [`Store::open`].
+    pub fn open(root: &Path, limits: Limits) -> Result<(Self, Recovery), StoreError> {
+        let (store, recovery) = Store::open(root, limits)?;
+        let (catalog, maker) = (RwLock::new(Arc::new(store.catalog())), store.maker());
+        Ok((Self { store: Mutex::new(store), catalog, maker, works: Works::default() }, recovery))
+    }
+
+    /// What is in the store.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the store; whatever came of it, the catalog then says what is there.
+    ///
+    /// # Errors
+    /// Of the change.
+    pub fn change<T>(&self, what: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut store: MutexGuard<'_, Store> = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = what(&mut store);
+        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(store.catalog());
+        result
+    }
+
+    /// Whether a change is under way now.
+    pub fn is_changing(&self) -> bool {
+        self.store.try_lock().is_err()
+    }
+
+    pub(crate) fn maker(&self) -> &Maker {
+        &self.maker
+    }
+
+    pub(crate) fn works(&self) -> &Works {
+        &self.works
+    }
+}
