@@ -139,7 +139,7 @@ fn a_broken_line_is_resumed_with_a_range() {
     registry.behave(Behaviour::CutAfter { bytes: 1 << 20, times: 3 });
     pulled(&registry, None).unwrap();
     let blobs = registry.seen().iter().filter(|target| target.contains("/blobs/")).count();
-    assert_eq!(blobs, 4, "the configuration, which is too small to be cut, and a layer with two cuts");
+    assert_eq!(blobs, 5, "the configuration, which is too small to be cut, and a layer with three cuts");
     registry.behave(Behaviour::RangeIgnored);
     pulled(&registry, None).unwrap();
     registry.behave(Behaviour::RangeWrong);

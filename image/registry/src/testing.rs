@@ -480,7 +480,10 @@ impl Serving {
             headers.push(("Content-Range", format!("bytes {named}-{}/{total}", total - 1)));
             bytes.drain(..start);
         }
+        // Small ones come whole: there would be nothing to resume.
+        let large = total > 64 << 10;
         let cut = match behaviour {
+            _ if !large => None,
             Behaviour::CutAfter { bytes, times } if self.turn(*times) => Some(*bytes),
             // So that there is something to resume.
             Behaviour::ChangedMidway(at) | Behaviour::CutAfter { bytes: at, .. }
