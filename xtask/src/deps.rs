@@ -40,7 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The node's services.
     ("byre-sandbox", &["byre-plan", "byre-protocol"]),
     ("byre-facts", &[]),
-    ("byre-config", &["byre-registry", "byre-sandbox"]),
+    ("byre-config", &["byre-protocol", "byre-registry", "byre-sandbox"]),
     ("byre-probe", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-log", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-net", &["byre-config", "byre-protocol", "byre-sandbox"]),
