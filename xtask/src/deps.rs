@@ -22,21 +22,33 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-release", &[]),
     ("byre-slots", &[]),
     ("byre-verity", &[]),
+    ("byre-loader", &["byre-slots"]),
+    ("byre-boots", &[]),
     // A build tool, not part of the system: it compiles service definitions to the form that PID 1 reads.
-    ("byre-rootfs-build", &["byre-plan", "byre-protocol", "byre-release", "byre-slots", "byre-verity"]),
+    ("byre-rootfs-build", &["byre-loader", "byre-plan", "byre-protocol", "byre-release", "byre-slots", "byre-verity"]),
     // PID 1.
     ("byre-protocol", &["byre-plan"]),
     ("byre-core", &["byre-plan", "byre-protocol"]),
     (
         "byre-init",
-        &["byre-core", "byre-launch", "byre-plan", "byre-protocol", "byre-release", "byre-slots", "byre-verity"],
+        &[
+            "byre-boots",
+            "byre-core",
+            "byre-launch",
+            "byre-loader",
+            "byre-plan",
+            "byre-protocol",
+            "byre-release",
+            "byre-slots",
+            "byre-verity",
+        ],
     ),
     // A build tool, not part of the system: it plays histories of PID 1's decisions.
     ("byre-simulation", &["byre-core", "byre-plan", "byre-protocol"]),
     // The API: never PID 1, only its protocol.
     ("byre-api", &[]),
     ("byrectl", &["byre-api"]),
-    ("byre-api-server", &["byre-api", "byre-plan", "byre-protocol", "byre-sandbox", "byre-spec"]),
+    ("byre-api-server", &["byre-api", "byre-boots", "byre-plan", "byre-protocol", "byre-sandbox", "byre-spec"]),
     // The node's services.
     ("byre-sandbox", &["byre-plan", "byre-protocol"]),
     ("byre-facts", &[]),
@@ -69,10 +81,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "byre-fuzz",
         &[
             "byre-api-server",
+            "byre-boots",
             "byre-config",
             "byre-core",
             "byre-image",
             "byre-launch",
+            "byre-loader",
             "byre-log",
             "byre-net",
             "byre-plan",
@@ -87,10 +101,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Developer tools: they may look at libraries, never at PID 1 or a service.
-    ("byre-tests", &["byre-api", "byre-registry", "byre-rootfs-build"]),
+    ("byre-tests", &["byre-api", "byre-loader", "byre-registry", "byre-rootfs-build", "byre-slots"]),
     (
         "xtask",
-        &["byre-api", "byre-image", "byre-plan", "byre-registry", "byre-rootfs-build", "byre-spec", "byre-tests"],
+        &[
+            "byre-api",
+            "byre-image",
+            "byre-plan",
+            "byre-registry",
+            "byre-rootfs-build",
+            "byre-slots",
+            "byre-spec",
+            "byre-tests",
+        ],
     ),
 ];
 

@@ -13,8 +13,17 @@ const FILE_LINES: usize = 600;
 const LONGER_FILES: &[(&str, usize, &str)] = &[];
 
 /// Crates that are linked into PID 1: no panic path on anything that came from outside.
-const PID1_CRATES: &[&str] =
-    &["init", "init/core", "init/protocol", "runtime/plan", "runtime/launch", "rootfs/slots", "rootfs/verity"];
+const PID1_CRATES: &[&str] = &[
+    "init",
+    "init/core",
+    "init/protocol",
+    "runtime/plan",
+    "runtime/launch",
+    "rootfs/boots",
+    "rootfs/loader",
+    "rootfs/slots",
+    "rootfs/verity",
+];
 
 /// The lints that forbid one.
 const PANIC_LINTS: &[&str] = &[

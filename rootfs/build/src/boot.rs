@@ -27,8 +27,7 @@ fn entry(slot: Slot) -> String {
         Slot::A => 2,
         Slot::B => 1,
     };
-    let letter = slot.letter();
-    format!("title Byre (slot {letter})\nsort-key byre\nversion {install}\nuki /byre/{letter}.efi\n")
+    byre_loader::entries::text(slot, install)
 }
 
 /// Writes the file system into the new file `path`, with `scratch` for the files that are copied in.

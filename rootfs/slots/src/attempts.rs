@@ -1,7 +1,7 @@
 //! The boot-attempt record: one sector in which the early stage says what it is about to try, and in which a healthy
 //! system says that it worked.
 //!
-//! The sector lies in the last 64 KiB of the state partition, which its file system was made too small to cover. It is
+//! The sector lies in the last 512 KiB of the state partition, which its file system was made too small to cover. It is
 //! not in the unused bytes before the ext4 superblock: those share the superblock's 4 KiB block, which ext4 writes back
 //! whole from memory. One 512-byte sector is written at once or not at all; the checksum catches everything else, and a
 //! sector that fails it counts as no attempts (a fresh disk, or a damaged one: neither may keep a node from booting).
@@ -9,7 +9,10 @@
 use crate::Slot;
 
 /// Bytes at the end of the state partition that its file system leaves free.
-pub const RESERVED_BYTES: u64 = 64 * 1024;
+pub const RESERVED_BYTES: u64 = 512 * 1024;
+
+/// Where in those bytes the flight recorder's ring begins: behind the record, on a block of its own.
+pub const RING_OFFSET: u64 = 16 * 1024;
 
 /// Bytes of the record: one sector.
 pub const SECTOR_BYTES: usize = 512;

@@ -36,6 +36,21 @@ pub fn find(header: &[u8], name: &str) -> Option<Section> {
     })
 }
 
+/// Bytes of the whole image, from its first [`HEADER_BYTES`]: to the end of the section that ends last; `None` when it is no image.
+pub fn length(header: &[u8]) -> Option<u64> {
+    let pe = usize::try_from(u32_at(header, 0x3c)?).ok()?;
+    if header.get(pe..)?.first_chunk::<4>()? != b"PE\0\0" {
+        return None;
+    }
+    let count = u16_at(header, pe.checked_add(6)?)?.min(MAX_SECTIONS);
+    let optional = usize::from(u16_at(header, pe.checked_add(20)?)?);
+    let table = pe.checked_add(24)?.checked_add(optional)?;
+    let sections = header.get(table..)?.chunks_exact(40).take(usize::from(count));
+    let ends =
+        sections.filter_map(|entry| Some(u64::from(u32_at(entry, 20)?).saturating_add(u32_at(entry, 16)?.into())));
+    ends.max().filter(|end| *end > 0)
+}
+
 fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     bytes.get(offset..)?.first_chunk::<2>().map(|raw| u16::from_le_bytes(*raw))
 }
@@ -68,6 +83,14 @@ mod tests {
         assert_eq!(find(&[0; 8192], ".cmdline"), None);
     }
 
+    #[test]
+    fn an_image_ends_with_its_last_section() {
+        let mut whole = image();
+        whole[120..124].copy_from_slice(&512u32.to_le_bytes());
+        assert_eq!(length(&whole), Some(1536));
+        assert_eq!(length(&[0; 8192]), None);
+    }
+
     proptest! {
         #[test]
         fn any_header_is_searched_without_a_panic(hits in proptest::collection::vec((0usize..512, any::<u8>()), 0..30)) {
@@ -76,6 +99,7 @@ mod tests {
                 image[place] = byte;
             }
             let _ = find(&image, ".cmdline");
+            let _ = length(&image);
         }
     }
 }

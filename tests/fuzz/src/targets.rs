@@ -2,6 +2,7 @@
 
 mod api;
 mod archive;
+mod boots;
 mod bundle;
 mod config;
 mod control;
@@ -38,6 +39,7 @@ pub static TARGETS: &[&Target] = &[
     &copy::TARGET,
     &registry::TARGET,
     &api::TARGET,
+    &boots::TARGET,
 ];
 
 /// The number of the decoder that an input is for, and the rest of it.

@@ -24,7 +24,8 @@ pub(super) static TARGET: Target = Target {
 /// Requests of one history.
 const CALLS: usize = 24;
 /// Channels by number, as a role's first byte picks them.
-const ROLES: [Role; 7] = [Role::Api, Role::State, Role::Log, Role::Probe, Role::Observer, Role::Update, Role::Network];
+const ROLES: [Role; 8] =
+    [Role::Api, Role::State, Role::Log, Role::Probe, Role::Observer, Role::Update, Role::Network, Role::Trial];
 
 fn run(input: &[u8]) -> Verdict {
     let Some((decoder, input)) = super::pick(input, 2) else { return Verdict::Refused };
