@@ -14,6 +14,7 @@
 mod console;
 mod crash;
 mod early;
+mod flight;
 mod index;
 mod supervisor;
 mod sys;

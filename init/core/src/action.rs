@@ -1,7 +1,7 @@
 //! What PID 1 does: the closed set of actions. The supervisor carries them out in order; none of them waits.
 
 use byre_plan::WorkloadId;
-use byre_protocol::control::{FromInit, ShutdownAction};
+use byre_protocol::control::{Allow, FromInit, ShutdownAction};
 
 use crate::event::{ChannelId, ExecId};
 
@@ -102,4 +102,11 @@ pub enum Action {
     Finish(ShutdownAction),
     /// Replace this program by the one of the running root, then tell.
     Reexec,
+    /// Arm the other slot by a child, then tell.
+    Arm {
+        /// The signed statement of the release in it; none to go back to what it holds.
+        statement: Option<Vec<u8>>,
+        /// What an operator allows beyond an ordinary update.
+        allow: Allow,
+    },
 }

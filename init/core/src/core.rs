@@ -93,6 +93,7 @@ impl Core {
             Event::Tick => {}
             Event::ShutdownAsked(action) => self.shutdown_asked(action),
             Event::Reexecuted(how) => self.reexecuted(how),
+            Event::Armed(refusal) => self.armed(refusal),
             Event::Rescued(rescued) => self.rescue(*rescued),
         }
         self.tick();
@@ -163,7 +164,7 @@ impl Core {
             Role::State => self.offer_records(channel),
             Role::Probe => self.offer_probes(),
             Role::Network => self.offer_pods(channel),
-            Role::Api | Role::Observer | Role::Update => {}
+            Role::Api | Role::Observer | Role::Update | Role::Trial => {}
         }
     }
 
@@ -306,6 +307,9 @@ impl Core {
                 }
                 Some(Await::Down(_)) => {
                     refused(RefusedCode::WrongState, "it still has a process, which is being ended")
+                }
+                Some(Await::Armed) => {
+                    refused(RefusedCode::WrongState, "the update is not armed yet; the kernel's log says how it ends")
                 }
                 Some(Await::Reexec) => {
                     refused(RefusedCode::WrongState, "PID 1 is not replaced yet; the kernel's log says how it ends")

@@ -143,6 +143,8 @@ pub enum Event {
     ShutdownAsked(ShutdownAction),
     /// The program was replaced, or was not.
     Reexecuted(Reexecuted),
+    /// The child that arms an update has ended; with a refusal, nothing was committed.
+    Armed(Option<String>),
     /// PID 1 begins anew after a crash; in place of [`Event::Boot`].
     Rescued(Box<crate::rescue::Rescued>),
 }

@@ -154,6 +154,7 @@ enum AwaitRecord {
     Down(WorkloadId),
     Gone(WorkloadId),
     Reexec,
+    Armed,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -396,6 +397,7 @@ impl AwaitRecord {
             Await::Down(id) => Self::Down(id),
             Await::Gone(id) => Self::Gone(id),
             Await::Reexec => Self::Reexec,
+            Await::Armed => Self::Armed,
         }
     }
 
@@ -406,6 +408,7 @@ impl AwaitRecord {
             Self::Down(id) => Await::Down(id),
             Self::Gone(id) => Await::Gone(id),
             Self::Reexec => Await::Reexec,
+            Self::Armed => Await::Armed,
         }
     }
 }

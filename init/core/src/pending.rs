@@ -28,6 +28,8 @@ pub(crate) enum Await {
     Gone(WorkloadId),
     /// The program is replaced.
     Reexec,
+    /// The update is armed.
+    Armed,
 }
 
 /// Who asked.

@@ -1,7 +1,9 @@
 //! What services ask for: the role decides whether, the tables and the policy decide how.
 
 use byre_plan::{Name, Origin, Plan, Process, WorkloadId};
-use byre_protocol::control::{Call, PAGE, Refused, RefusedCode, Reply, Request, ShutdownAction, Target, WORKLOADS};
+use byre_protocol::control::{
+    Allow, Call, PAGE, Refused, RefusedCode, Reply, Request, ShutdownAction, Target, WORKLOADS,
+};
 use byre_protocol::definition::{
     DEFINITION_BYTES, DEPENDENCIES, Definition, HOOK_BYTES, HOOK_WORDS, Kind, LABEL_BYTES, LABELS, Role,
 };
@@ -32,7 +34,6 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::Restart { .. }
         | Request::Kill { .. }
         | Request::Remove { .. }
-        | Request::List { .. }
         | Request::Inspect { .. }
         | Request::Why { .. }
         | Request::Exec { .. }
@@ -43,7 +44,8 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::Subscribe
         | Request::ReleaseLayers
         | Request::Reexec => role == Role::Api,
-        Request::Shutdown { action: ShutdownAction::Reboot } => role == Role::Api || role == Role::Update,
+        Request::List { .. } => matches!(role, Role::Api | Role::Trial),
+        Request::Shutdown { action: ShutdownAction::Reboot } => matches!(role, Role::Api | Role::Update | Role::Trial),
         Request::Shutdown { action: ShutdownAction::PowerOff } => role == Role::Api,
         Request::Recorded { .. } | Request::RecordFailed { .. } | Request::Replay(_) | Request::ReplayEnd => {
             role == Role::State
@@ -120,9 +122,8 @@ impl Core {
             Request::Replay(record) => self.replay(*record),
             Request::ReplayEnd => self.replay_end(),
             Request::Probed { id, number, aim, passed } => self.probed(id, number, aim, passed),
-            Request::Arm { .. } | Request::Rollback => {
-                self.refuse(caller, refused(RefusedCode::WrongState, "this system cannot arm a slot: not built yet"));
-            }
+            Request::Arm { statement, allow } => self.arm_asked(caller, Some(statement), allow),
+            Request::Rollback => self.arm_asked(caller, None, Allow::default()),
             Request::Attached { id, run, addresses } => self.attached(id, run, addresses),
             Request::AttachFailed { id, run, text } => self.attach_failed(id, run, text),
         }

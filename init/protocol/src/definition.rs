@@ -361,6 +361,8 @@ pub enum Role {
     Update,
     /// Networks of pods.
     Network,
+    /// The judge of an update's trial: looks at workloads, and may reboot.
+    Trial,
 }
 
 /// What the image build compiles the root's service files to; PID 1 reads it from [`ServicesFile::PATH`] at start.

@@ -220,7 +220,8 @@ impl<'a> World<'a> {
             | Action::Sweep
             | Action::ReleaseLayers
             | Action::Say(_)
-            | Action::Reexec => {}
+            | Action::Reexec
+            | Action::Arm { .. } => {}
         }
     }
 
@@ -338,7 +339,7 @@ impl<'a> World<'a> {
                 self.say(channel, Request::ReplayEnd, 0);
             }
             Role::Api => self.say(channel, Request::Subscribe, 0),
-            Role::Log | Role::Probe | Role::Observer | Role::Update | Role::Network => {}
+            Role::Log | Role::Probe | Role::Observer | Role::Update | Role::Network | Role::Trial => {}
         }
         self.tell(Event::Notified { id, run });
         true

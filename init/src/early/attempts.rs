@@ -1,14 +1,19 @@
 //! Counts boots that end badly, in the sector that `byre_slots::attempts` describes, and puts the other slot first when
-//! there were too many.
+//! there were too many. Beside it lies the flight recorder's ring: here the last boot's record is closed, with what the kernel left of
+//! its end, and this boot's is opened.
 //!
 //! The record is written before verity opens the root, so that a root that panics the kernel is counted. A record that
 //! cannot be read or written never stops a boot: it is said on the console and the boot goes on.
 
 use super::console::Console;
+use super::crash::Crash;
 use super::devices::Disk;
 use super::slot::Chosen;
 use super::watchdog::Watchdog;
-use super::{EarlyError, crash, demote, sys};
+use super::{EarlyError, boot_partition, crash, demote, sys};
+use crate::flight::{self, Flight};
+use byre_boots::log;
+use byre_boots::ring::{self, Boot, End};
 use byre_slots::attempts::{Attempts, Evidence, LIMIT, Phase, SECTOR_BYTES, offset_in_state};
 use byre_slots::gpt::ReadAt;
 use byre_slots::{STATE_LABEL, Slot};
@@ -18,6 +23,8 @@ use std::os::unix::fs::FileExt;
 pub(super) struct Recorder {
     place: Option<Place>,
     current: Option<Attempts>,
+    /// Whether this boot is the trial of an update, as far as could be read.
+    pub(super) on_trial: bool,
 }
 
 struct Place {
@@ -44,9 +51,18 @@ impl Place {
         self.device.write_all_at(&record.encode(), self.offset)?;
         self.device.sync_data()
     }
+
+    fn flight(&self) -> std::io::Result<Flight> {
+        Ok(Flight::new(self.device.try_clone()?, self.offset))
+    }
 }
 
 impl Recorder {
+    /// The number of this boot.
+    pub(super) fn number(&self) -> u64 {
+        self.current.map_or(0, |current| current.boots)
+    }
+
     /// Records that this boot starts, after finding out how the last one ended.
     pub(super) fn begin(
         disk: &Disk,
@@ -54,16 +70,25 @@ impl Recorder {
         watchdog: &Watchdog,
         console: &mut Console,
     ) -> Self {
+        let on_trial = match chosen.as_ref().ok().map(|chosen| boot_partition::is_on_trial(disk, chosen.slot)) {
+            Some(Ok(on_trial)) => on_trial,
+            Some(Err(error)) => {
+                console.line("trial", &format!("not known whether this is one: {error}"));
+                false
+            }
+            None => false,
+        };
         let place = match Place::open(disk) {
             Ok(place) => place,
             Err(error) => {
                 console.line("attempts", &format!("not recorded: {error}"));
-                return Self { place: None, current: None };
+                return Self { place: None, current: None, on_trial };
             }
         };
         let last = place.read();
         let slot = chosen.as_ref().map_or_else(|_| last.map_or(Slot::A, |last| last.slot), |chosen| chosen.slot);
-        let evidence = evidence(watchdog);
+        let crash = crash::collect();
+        let evidence = evidence(watchdog, &crash);
         let current = Attempts::begin(last, evidence, slot);
         let written = place.write(&current);
         let ended = match (last.map(|last| last.phase), evidence) {
@@ -77,19 +102,65 @@ impl Recorder {
         let failed = written.err().map(|error| format!("; not recorded: {error}")).unwrap_or_default();
         console
             .line("attempts", &format!("boot {}, {} of {LIMIT} bad, {ended}{failed}", current.boots, current.bad_ends));
+        let recorded = place.flight().and_then(|flight| {
+            last.map_or(Ok(()), |last| close_last(&flight, last, evidence, &crash))?;
+            let (_, turn) = flight.read(current.boots)?;
+            flight.write(&Boot { trial: on_trial, ..Boot::begun(current.boots, letter(slot)) }, turn)
+        });
+        if let Err(error) = recorded {
+            console.line("recorder", &format!("not recorded: {error}"));
+        }
         if current.bad_ends >= LIMIT {
             give_up_slot(disk, &place, current, console);
         }
-        Self { place: Some(place), current: Some(current) }
+        Self { place: Some(place), current: Some(current), on_trial }
     }
 
-    /// Records that the early stage gives up.
-    pub(super) fn failed(&self) {
-        if let (Some(place), Some(current)) = (&self.place, self.current) {
-            // The message on the console comes next and the machine reboots either way.
-            let _ = place.write(&Attempts { phase: Phase::EarlyError, ..current });
-        }
+    /// Records that the early stage gives up, and why.
+    pub(super) fn failed(&self, error: &EarlyError) {
+        let (Some(place), Some(current)) = (&self.place, self.current) else { return };
+        // The message on the console comes next and the machine reboots either way.
+        let _ = place.write(&Attempts { phase: Phase::EarlyError, ..current });
+        let _ = place.flight().and_then(|flight| {
+            let (boot, turn) = flight.read(current.boots)?;
+            let boot = boot.unwrap_or_else(|| Boot::begun(current.boots, letter(current.slot)));
+            let cause = format!("early stage: {error}");
+            flight.write(&Boot { end: End::Early, cause, tail: flight::log_tail(), ..boot }, turn)
+        });
     }
+}
+
+fn letter(slot: Slot) -> char {
+    match slot {
+        Slot::A => 'a',
+        Slot::B => 'b',
+    }
+}
+
+/// Writes down how the last boot ended, unless it said so itself, and what the kernel left of its last words.
+fn close_last(flight: &Flight, last: Attempts, evidence: Evidence, crash: &Crash) -> std::io::Result<()> {
+    let (boot, turn) = flight.read(last.boots)?;
+    let mut boot = boot.unwrap_or_else(|| Boot::begun(last.boots, letter(last.slot)));
+    let end = match (evidence, boot.end) {
+        (Evidence::Panic, _) => End::Panic,
+        (Evidence::Watchdog, End::Open | End::CutOff) => End::Watchdog,
+        (Evidence::None, End::Open) if last.phase == Phase::EarlyError => End::Early,
+        (Evidence::None, End::Open) => End::CutOff,
+        (Evidence::Watchdog | Evidence::None, end) => end,
+    };
+    if end == boot.end {
+        return Ok(());
+    }
+    boot.end = end;
+    if evidence == Evidence::Panic {
+        let mut tail = Vec::new();
+        crash.log.lines().for_each(|line| log::append(&mut tail, line.as_bytes(), ring::TAIL_BYTES));
+        boot.tail = tail;
+        boot.cause = log::cause(&crash.log).unwrap_or_else(|| "kernel panic".to_owned());
+    } else if boot.cause.is_empty() && end == End::Watchdog {
+        boot.cause = "nothing fed the watchdog for its whole time".to_owned();
+    }
+    flight.write(&boot, turn)
 }
 
 /// Puts the other slot first and reboots into it; returns only if that is not possible.
@@ -109,16 +180,15 @@ fn give_up_slot(disk: &Disk, place: &Place, current: Attempts, console: &mut Con
 }
 
 /// How the last boot ended, as far as hardware and firmware kept it.
-fn evidence(watchdog: &Watchdog) -> Evidence {
-    // Collected in every case: a record that stays would count at the next boot.
-    let panicked = crash::collect();
+fn evidence(watchdog: &Watchdog, crash: &Crash) -> Evidence {
     let fired = match watchdog {
         Watchdog::Armed { fired, device: _, timeout_s: _ } => *fired,
         Watchdog::Absent => false,
     };
-    match (fired, panicked) {
-        (true, true | false) => Evidence::Watchdog,
-        (false, true) => Evidence::Panic,
+    match (fired, crash.panicked) {
+        // A panic that its own reset did not end is ended by the watchdog: the panic is what happened.
+        (_, true) => Evidence::Panic,
+        (true, false) => Evidence::Watchdog,
         (false, false) => Evidence::None,
     }
 }

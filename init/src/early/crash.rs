@@ -15,17 +15,26 @@ const KEPT: &str = "/run/byre/crash";
 const MAX_FILES: usize = 64;
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// Whether there is the record of a panic.
-pub(super) fn collect() -> bool {
+/// What the last boot left.
+#[derive(Debug, Default)]
+pub(super) struct Crash {
+    /// Whether there is the record of a panic; an oops alone does not end a boot.
+    pub(super) panicked: bool,
+    /// The kernel's last words, if it is.
+    pub(super) log: String,
+}
+
+/// Takes the records.
+pub(super) fn collect() -> Crash {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     // Without pstore nothing is known, which is the same as no panic.
     if mount("pstore", PSTORE, "pstore", flags, None::<&CStr>).is_err() || std::fs::create_dir_all(KEPT).is_err() {
-        return false;
+        return Crash::default();
     }
     let Ok(entries) = std::fs::read_dir(PSTORE) else {
-        return false;
+        return Crash::default();
     };
-    let mut panicked = false;
+    let mut parts = Vec::new();
     for entry in entries.flatten().take(MAX_FILES) {
         let mut record = Vec::new();
         let read = std::fs::File::open(entry.path())
@@ -33,10 +42,11 @@ pub(super) fn collect() -> bool {
         if read.is_err() {
             continue;
         }
-        // The kernel's header: `Panic#1 Part1`; an oops alone does not end a boot.
-        panicked |= record.starts_with(b"Panic#");
         let _ = std::fs::write(Path::new(KEPT).join(entry.file_name()), &record);
         let _ = std::fs::remove_file(entry.path());
+        parts.push(String::from_utf8_lossy(&record).into_owned());
     }
-    panicked
+    // The kernel's header: `Panic#1 Part1`.
+    let panicked = parts.iter().any(|part| part.starts_with("Panic#"));
+    Crash { panicked, log: byre_boots::log::join_crash(parts) }
 }

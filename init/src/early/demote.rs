@@ -3,20 +3,11 @@
 //! The other slot is verified block by block against its own kernel image's root hash before anything is written. Then one
 //! entry is renamed to a name with no tries left, which the loader sorts last: one directory sector.
 
-use super::cmdline;
 use super::devices::Disk;
-use byre_slots::entry::{EntryName, Trial};
+use super::{boot_partition, cmdline};
 use byre_slots::gpt::ReadAt;
-use byre_slots::{BOOT_LABEL, Slot, uki};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use std::ffi::CStr;
+use byre_slots::{Slot, uki};
 use std::fs::File;
-use std::path::Path;
-
-const BOOT: &str = "/boot";
-const ENTRIES: &str = "/boot/loader/entries";
-/// Two slots, and names that a torn rename left.
-const MAX_ENTRIES: usize = 16;
 
 /// Puts the other slot than `bad` first.
 ///
@@ -24,40 +15,8 @@ const MAX_ENTRIES: usize = 16;
 /// Why not, in words; nothing is then changed and the boot goes on: a bad slot is better than none.
 pub(super) fn put_other_first(disk: &Disk, bad: Slot) -> Result<(), String> {
     verify(disk, bad.other())?;
-    let device = disk.path(BOOT_LABEL).map_err(|error| error.to_string())?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount(device.as_str(), BOOT, "vfat", flags, None::<&CStr>).map_err(|errno| format!("{device}: {errno}"))?;
-    let result = reorder(bad);
-    // Unmounting writes everything out; a failure leaves it to the sync before the reboot.
-    let _ = unmount(BOOT, UnmountFlags::empty());
-    result
-}
-
-/// Renames entries: the other slot's to one without a counter, if it ran out, then the bad one's to one that ran out.
-fn reorder(bad: Slot) -> Result<(), String> {
-    let names: Vec<(String, EntryName)> = std::fs::read_dir(ENTRIES)
-        .map_err(|error| format!("{ENTRIES}: {error}"))?
-        .flatten()
-        .take(MAX_ENTRIES)
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter_map(|name| EntryName::parse(&name).map(|entry| (name, entry)))
-        .collect();
-    let (other_name, other) = names
-        .iter()
-        .find(|(_, entry)| entry.slot == bad.other())
-        .ok_or_else(|| format!("slot {} has no entry", bad.other().letter()))?;
-    if matches!(other.trial, Trial::Counted { left: 0, done: _ }) {
-        rename(other_name, EntryName { slot: bad.other(), trial: Trial::Blessed })?;
-    }
-    for (name, _) in names.iter().filter(|(_, entry)| entry.slot == bad) {
-        rename(name, EntryName { slot: bad, trial: Trial::Counted { left: 0, done: 0 } })?;
-    }
-    Ok(())
-}
-
-fn rename(from: &str, to: EntryName) -> Result<(), String> {
-    let directory = Path::new(ENTRIES);
-    std::fs::rename(directory.join(from), directory.join(to.to_string())).map_err(|error| format!("{from}: {error}"))
+    let mut fat = boot_partition::open(disk, true)?;
+    byre_loader::commit::put_other_first(&mut fat, bad).map_err(|error| error.to_string())
 }
 
 /// Checks every block of `slot` against the root hash in its kernel image's command line.

@@ -9,6 +9,7 @@
 //! the console. Nothing is ever repaired here but the order of the two slots.
 
 mod attempts;
+mod boot_partition;
 mod cmdline;
 mod console;
 mod crash;
@@ -153,9 +154,9 @@ fn boot(console: &mut Console) -> Result<Never, EarlyError> {
     }
     let chosen = slot::choose(&disk, &cmdline, &loader);
     let record = attempts::Recorder::begin(&disk, &chosen, &watchdog, console);
-    let result = chosen.and_then(|slot| enter(console, &cmdline, &disk, &slot, &watchdog));
-    if result.is_err() {
-        record.failed();
+    let result = chosen.and_then(|slot| enter(console, &cmdline, &disk, &slot, &watchdog, &record));
+    if let Err(error) = &result {
+        record.failed(error);
     }
     result
 }
@@ -167,13 +168,15 @@ fn enter(
     disk: &devices::Disk,
     slot: &slot::Chosen,
     watchdog: &watchdog::Watchdog,
+    record: &attempts::Recorder,
 ) -> Result<Never, EarlyError> {
-    console.line("slot", &slot.describe());
+    let trial = if record.on_trial { ", on trial" } else { "" };
+    console.line("slot", &format!("{}{trial}", slot.describe()));
     let device = slot.open_verity(cmdline)?;
     console.line("verity", &format!("{device} root hash {}", cmdline.root_hash));
     switch::mount_root(&device)?;
     console.line("root", "erofs, read-only");
     switch::into_root()?;
     console.line("switch", switch::INIT);
-    switch::execute(disk, slot, watchdog)
+    switch::execute(disk, slot, watchdog, record)
 }

@@ -1,5 +1,6 @@
 //! Mounts, and the change from the initramfs to the verified root.
 
+use super::attempts::Recorder;
 use super::devices::Disk;
 use super::slot::Chosen;
 use super::watchdog::Watchdog;
@@ -66,8 +67,9 @@ pub(super) fn into_root() -> Result<(), EarlyError> {
 }
 
 /// Becomes PID 1 of the root. The environment says what the early stage knows and PID 1 must not find out again:
-/// `BYRE_SLOT`, `BYRE_DISK`, `BYRE_BOOT_PARTITION`, `BYRE_STATE_PARTITION`, `BYRE_DATA_PARTITION`, `BYRE_WATCHDOG_FD`.
-pub(super) fn execute(disk: &Disk, slot: &Chosen, watchdog: &Watchdog) -> Result<Never, EarlyError> {
+/// `BYRE_SLOT`, `BYRE_DISK`, `BYRE_BOOT_PARTITION`, `BYRE_STATE_PARTITION`, `BYRE_DATA_PARTITION`, `BYRE_WATCHDOG_FD`,
+/// `BYRE_BOOT_NUMBER`, `BYRE_TRIAL`.
+pub(super) fn execute(disk: &Disk, slot: &Chosen, watchdog: &Watchdog, record: &Recorder) -> Result<Never, EarlyError> {
     let mut command = Command::new(INIT);
     command
         .env_clear()
@@ -76,7 +78,9 @@ pub(super) fn execute(disk: &Disk, slot: &Chosen, watchdog: &Watchdog) -> Result
         .env("BYRE_DISK", format!("/dev/{}", disk.name))
         .env("BYRE_BOOT_PARTITION", disk.path(byre_slots::BOOT_LABEL)?)
         .env("BYRE_STATE_PARTITION", disk.path(byre_slots::STATE_LABEL)?)
-        .env("BYRE_DATA_PARTITION", disk.path(byre_slots::DATA_LABEL)?);
+        .env("BYRE_DATA_PARTITION", disk.path(byre_slots::DATA_LABEL)?)
+        .env("BYRE_BOOT_NUMBER", record.number().to_string())
+        .env("BYRE_TRIAL", if record.on_trial { "1" } else { "0" });
     match watchdog {
         Watchdog::Armed { device, timeout_s: _, fired: _ } => {
             command.env("BYRE_WATCHDOG_FD", device.as_raw_fd().to_string());

@@ -98,6 +98,10 @@ impl Supervisor {
             replacing: _,
             // Of files that are written again.
             marks: _,
+            // Made anew from the facts of this boot.
+            unjudged: _,
+            // No replacement begins while one is under way.
+            arming: _,
         } = self;
         let mut scribe = Scribe { writer: Writer::new(), descriptors: Vec::new() };
         core.hand_over(&mut scribe.writer)?;

@@ -5,6 +5,7 @@
 //! as an event, and a peer that does not read is cut off.
 
 mod actions;
+mod arming;
 mod channels;
 mod finish;
 mod handoff;
@@ -21,6 +22,7 @@ mod setup;
 mod slots;
 mod sources;
 mod tasks;
+mod trial;
 mod watchdog;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -65,6 +67,8 @@ pub(crate) struct Supervisor {
     finishing: Option<finish::Finishing>,
     replacing: Option<reexec::Replacing>,
     marks: rescue::Marks,
+    unjudged: trial::Unjudged,
+    arming: Option<arming::Arming>,
 }
 
 /// Runs the system until it ends. Returns only if it could not be set up.
@@ -101,6 +105,8 @@ impl Supervisor {
             finishing: None,
             replacing: None,
             marks: rescue::Marks::new(),
+            unjudged: trial::Unjudged::from_facts(),
+            arming: None,
         }
     }
 
@@ -154,6 +160,8 @@ impl Supervisor {
         self.queue.push_back(Event::Tick);
         self.check_finish_deadline();
         self.check_reexec_deadline();
+        self.check_trial_deadline();
+        self.check_arming_deadline();
     }
 
     fn arm_timer(&mut self) {
@@ -161,7 +169,9 @@ impl Supervisor {
         let finish = self.finishing.as_ref().map(finish::Finishing::deadline_boot_ms);
         let watchdog = self.watchdog.next_feed_boot_ms();
         let replacing = self.replacing.as_ref().and_then(reexec::Replacing::deadline_boot_ms);
-        let next = [core, finish, watchdog, replacing].into_iter().flatten().min();
+        let arming = self.arming.as_ref().map(arming::Arming::deadline_boot_ms);
+        let unjudged = self.unjudged.deadline_boot_ms();
+        let next = [core, finish, watchdog, replacing, unjudged, arming].into_iter().flatten().min();
         self.sources.arm_timer(next);
     }
 

@@ -69,6 +69,8 @@ enum ReexecError {
     NoDryRun,
     #[error("the node is shutting down")]
     Ending,
+    #[error("an update is being armed; try again when it is")]
+    Arming,
 }
 
 fn at(what: &'static str) -> impl Fn(Errno) -> ReexecError {
@@ -95,6 +97,9 @@ impl Supervisor {
     }
 
     fn begin_dry_run(&mut self) -> Result<Replacing, ReexecError> {
+        if self.arming.is_some() {
+            return Err(ReexecError::Arming);
+        }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let program = rustix::fs::open(PROGRAM, flags, Mode::empty()).map_err(at(PROGRAM))?;
         if !lies_on_verified_root(&program) {
@@ -191,7 +196,7 @@ impl Supervisor {
 }
 
 /// A memfd with these bytes that nobody can change any more.
-fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
+pub(super) fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
     let memory = rustix::fs::memfd_create(name, flags)?;
     let mut rest = bytes;

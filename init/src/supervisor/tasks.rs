@@ -33,6 +33,7 @@ pub(crate) enum Purpose {
         id: WorkloadId,
         run: u64,
     },
+    Arm,
 }
 
 pub(crate) struct Task {
@@ -118,6 +119,11 @@ impl Supervisor {
         self.begin_task_with(Purpose::DryRun, vec!["dry-run".to_owned()], named)
     }
 
+    /// Arms the other slot; returns the task's number and its process.
+    pub(super) fn begin_arm_task(&mut self, named: Vec<(&str, BorrowedFd<'_>)>) -> Option<(u64, OwnedFd)> {
+        self.begin_task_with(Purpose::Arm, vec!["arm".to_owned()], named)
+    }
+
     pub(super) fn begin_task(&mut self, purpose: Purpose, words: Vec<String>) -> bool {
         self.begin_task_with(purpose, words, Vec::new()).is_some()
     }
@@ -195,6 +201,7 @@ impl Supervisor {
                 }
                 self.emptied(id, run);
             }
+            Purpose::Arm => self.arming_ended(number, ended_well),
         }
     }
 }

@@ -23,6 +23,12 @@ pub(crate) struct BootFacts {
     pub(crate) data_partition: String,
     /// Verity root hash in hexadecimal digits.
     pub(crate) root_hash: String,
+    /// Counts the boots of this disk from 1; 0 if it could not be recorded.
+    #[serde(default)]
+    pub(crate) boot_number: u64,
+    /// Whether this boot is the trial of an update.
+    #[serde(default)]
+    pub(crate) on_trial: bool,
 }
 
 impl BootFacts {
@@ -38,6 +44,8 @@ impl BootFacts {
             state_partition: variable("BYRE_STATE_PARTITION"),
             data_partition: variable("BYRE_DATA_PARTITION"),
             root_hash: root_hash.unwrap_or_default().to_owned(),
+            boot_number: variable("BYRE_BOOT_NUMBER").parse().unwrap_or(0),
+            on_trial: variable("BYRE_TRIAL") == "1",
         }
     }
 

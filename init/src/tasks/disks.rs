@@ -35,6 +35,10 @@ pub(crate) fn mount_state() -> Result<(), TaskError> {
     say(&made, "the state partition");
     mount(device, "/state", "")?;
     leave(&made)?;
+    // A node whose configuration cannot be put back goes on with the one that is there.
+    if let Err(error) = super::trial::restore_configuration() {
+        crate::console::say(&format!("the configuration of before the trial is not put back: {error}"));
+    }
     make_directories("/state/")
 }
 

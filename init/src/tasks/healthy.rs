@@ -1,18 +1,13 @@
-//! This boot did its job: said in the attempt record, so that earlier bad ends no longer count.
-//!
-//! The record lies at the end of the state partition, which is mounted; the kernel refuses writers of a mounted device, so it is written
-//! through the disk that the partition lies on. One sector is written at once or not at all.
+//! This boot did its job: said in the attempt record, so that earlier bad ends no longer count. Then the running slot's kernel image on
+//! the boot partition is compared with the raw copy of it, and mended if they differ: rot there is found while the slot still boots.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use byre_loader::fat::{Fat, FatError};
+use byre_loader::{Device, Span, entries};
+use byre_slots::attempts::{Attempts, Phase};
 
-use byre_slots::attempts::{Attempts, Phase, SECTOR_BYTES, offset_in_state};
-use byre_slots::gpt::Table;
-use byre_slots::{STATE_LABEL, Slot};
-
-use super::boot_disk::BootFacts;
-use super::gpt_growth::{SECTOR_BYTES as DISK_SECTOR_BYTES, size_of};
-use super::{TaskError, on};
+use super::boot_device::BootDevice;
+use super::{TaskError, on, uki};
+use crate::console;
 use crate::supervisor::UNHEALTHY;
 
 /// There once the running slot is known to do its job; holds its letter. Until then nobody writes the other slot.
@@ -23,21 +18,60 @@ pub(crate) fn record() -> Result<(), TaskError> {
     if let Ok(why) = std::fs::read_to_string(UNHEALTHY) {
         return Err(TaskError::Invalid(format!("this boot is not healthy: {}", why.trim_end())));
     }
-    let facts = BootFacts::read()?;
-    let disk = facts.disk.as_str();
-    let failed = |what: &str| TaskError::Table { disk: disk.to_owned(), what: what.to_owned() };
-    let slot = Slot::from_letter(&facts.slot).ok_or(TaskError::NoBootFacts { what: "the slot" })?;
-    let device = File::options().read(true).write(true).open(disk).map_err(on("open", disk))?;
-    let sectors = size_of(disk)? / DISK_SECTOR_BYTES;
-    let (table, _) = Table::read(&device, sectors).map_err(|error| failed(&error.to_string()))?;
-    let state = table.by_label(STATE_LABEL).map_err(|error| failed(&error.to_string()))?;
-    let inside = offset_in_state(state.size_bytes()).ok_or_else(|| failed("the state partition is too small"))?;
-    let offset = state.offset_bytes().saturating_add(inside);
-    let mut sector = [0_u8; SECTOR_BYTES];
-    device.read_exact_at(&mut sector, offset).map_err(on("read", disk))?;
-    let boots = Attempts::decode(&sector).map_or(1, |record| record.boots);
-    let record = Attempts { slot, bad_ends: 0, phase: Phase::Healthy, boots };
-    device.write_all_at(&record.encode(), offset).map_err(on("write", disk))?;
-    device.sync_data().map_err(on("flush", disk))?;
-    std::fs::write(BLESSED, format!("{}\n", slot.letter())).map_err(on("write", BLESSED))
+    let disk = BootDevice::read()?;
+    let boots = disk.attempts()?.map_or(1, |record| record.boots);
+    disk.write_attempts(&Attempts { slot: disk.slot, bad_ends: 0, phase: Phase::Healthy, boots })?;
+    // A boot is good whatever its boot partition looks like: what cannot be mended is said, and the other slot is still there.
+    if let Err(error) = mend_kernel_image(&disk) {
+        console::say(&format!("the kernel image of the running slot cannot be compared with its raw copy: {error}"));
+    }
+    // Last: from here on an update may be armed, which writes the boot partition too.
+    std::fs::write(BLESSED, format!("{}\n", disk.slot.letter())).map_err(on("write", BLESSED))
+}
+
+/// Puts the raw copy in place of the file if the file is another, or damaged.
+fn mend_kernel_image(disk: &BootDevice) -> Result<(), TaskError> {
+    let raw = disk.span(disk.slot.uki_label(), false)?;
+    let Some(size) = uki::length(&raw).map_err(|error| TaskError::Invalid(error.to_string()))? else {
+        return Err(TaskError::Invalid(format!("{} holds no kernel image", disk.slot.uki_label())));
+    };
+    uki::belongs_to(&raw, &disk.facts.root_hash)?;
+    let fat = disk.boot(false)?;
+    if is_the_same(&fat, &raw, &entries::image_path(disk.slot), size) {
+        return Ok(());
+    }
+    let mut fat = disk.boot(true)?;
+    let mut at = 0_u64;
+    let mended = fat.reclaim().and_then(|()| {
+        fat.replace(&entries::image_path(disk.slot), size, &mut |part| {
+            raw.read_at(part, at)?;
+            at = at.saturating_add(u64::try_from(part.len()).unwrap_or(0));
+            Ok(())
+        })
+    });
+    mended.map_err(|error| TaskError::Invalid(error.to_string()))?;
+    console::say(&format!(
+        "the kernel image of slot {} on the boot partition was damaged; it is mended",
+        disk.slot.letter()
+    ));
+    Ok(())
+}
+
+fn is_the_same(fat: &Fat<Span>, raw: &Span, path: &str, size: u64) -> bool {
+    let compare = || -> Result<bool, FatError> {
+        let file = fat.find(path)?;
+        if u64::from(file.size) != size {
+            return Ok(false);
+        }
+        let (mut at, mut same) = (0_u64, true);
+        let mut wanted = Vec::new();
+        fat.read_to(&file, &mut |part| {
+            wanted.resize(part.len(), 0);
+            same = same && raw.read_at(&mut wanted, at).is_ok() && wanted == part;
+            at = at.saturating_add(u64::try_from(part.len()).unwrap_or(0));
+        })?;
+        Ok(same)
+    };
+    // What cannot be read is not the same.
+    compare().unwrap_or(false)
 }

@@ -3,7 +3,10 @@
 //!
 //! A task says on standard error what went wrong and ends with a code; it is never asked for anything by an outside party.
 
+pub(crate) mod arm;
+mod boot_device;
 pub(crate) mod boot_disk;
+mod configuration_copy;
 mod containers;
 mod disks;
 mod gpt_growth;
@@ -11,10 +14,17 @@ mod healthy;
 mod identity;
 mod modules;
 mod nocloud;
+mod recorder;
 mod repair;
 mod sysctl;
+mod trial;
+mod trial_files;
+mod uki;
+mod watch;
 
 use std::path::PathBuf;
+
+pub(crate) use healthy::BLESSED;
 
 /// Why a task failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +62,9 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> u8 {
         "hostname" => identity::set_hostname(),
         "nocloud" => nocloud::mount(),
         "healthy" => healthy::record(),
+        "arm" => arm::arm(),
+        "recorder" => recorder::record(),
+        "trial" => trial::judge(),
         "release-layers" => containers::release_layers(),
         "release-namespaces" => containers::release_namespaces(arguments),
         "remove-files" => containers::remove_files(arguments),

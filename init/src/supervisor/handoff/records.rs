@@ -130,6 +130,7 @@ pub(super) enum PurposeRecord {
     Unmount,
     DryRun,
     ReleaseNamespaces { id: WorkloadId, run: u64 },
+    Arm,
 }
 
 /// Writes records and remembers the descriptors they name.
@@ -364,6 +365,7 @@ impl PurposeRecord {
             Purpose::Unmount => Self::Unmount,
             Purpose::DryRun => Self::DryRun,
             Purpose::ReleaseNamespaces { id, run } => Self::ReleaseNamespaces { id, run },
+            Purpose::Arm => Self::Arm,
         }
     }
 
@@ -375,6 +377,7 @@ impl PurposeRecord {
             Self::Unmount => Purpose::Unmount,
             Self::DryRun => Purpose::DryRun,
             Self::ReleaseNamespaces { id, run } => Purpose::ReleaseNamespaces { id, run },
+            Self::Arm => Purpose::Arm,
         }
     }
 }
