@@ -110,6 +110,11 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Show the kernel's log
     Dmesg(DmesgArgs),
+    /// The boots that the machine remembers, and how each ended
+    Boots {
+        #[command(subcommand)]
+        command: Option<BootsCommand>,
+    },
     /// End all workloads in order, then restart the machine
     Reboot(ConfirmArgs),
     /// End all workloads in order, then switch the machine off
@@ -379,6 +384,21 @@ pub(crate) struct ServicesLsArgs {
     /// Names only
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BootsCommand {
+    /// List them (the default)
+    Ls,
+    /// Show one with the end of its kernel log
+    Show(BootsShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BootsShowArgs {
+    /// A boot's number; 0 is the running one, -1 the one before it
+    #[arg(default_value_t = -1, allow_hyphen_values = true, value_name = "BOOT")]
+    pub(crate) which: i64,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use byre_api::client::{Endpoint, PORT, SOCKET, TcpEndpoint, connect};
 use byre_api::contexts::{Context, ContextError, Contexts};
 use byre_api::pki::ClientIdentity;
+use byre_api::proto::boots_client::BootsClient;
 use byre_api::proto::config_client::ConfigClient;
 use byre_api::proto::image_transfers_client::ImageTransfersClient;
 use byre_api::proto::images_client::ImagesClient;
@@ -52,6 +53,10 @@ impl Node {
 
     pub(crate) fn image_transfers(&self) -> ImageTransfersClient<Channel> {
         ImageTransfersClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn boots(&self) -> BootsClient<Channel> {
+        BootsClient::new(self.channel.clone())
     }
 
     pub(crate) fn machine(&self) -> NodeClient<Channel> {

@@ -82,6 +82,8 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "Node/Version"
         | "Node/GetNode"
         | "Node/KernelLog"
+        | "Boots/ListBoots"
+        | "Boots/ShowBoot"
         | "Config/GetConfigSchema"
         | "Config/GetConfig"
         | "Config/PlanConfig"

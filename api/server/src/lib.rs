@@ -10,6 +10,7 @@
 mod attach;
 mod audit;
 mod backend;
+mod boots;
 mod config;
 mod control;
 mod convert;

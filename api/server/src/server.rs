@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use byre_api::proto::boots_server::BootsServer;
 use byre_api::proto::config_server::ConfigServer;
 use byre_api::proto::identity_server::IdentityServer;
 use byre_api::proto::image_transfers_server::ImageTransfersServer;
@@ -23,6 +24,7 @@ use tonic::transport::Server;
 
 use crate::audit::{Audit, AuditError};
 use crate::backend::{Backend, SharedBackend, Sockets};
+use crate::boots::BootsService;
 use crate::config::{ApiConfig, ConfigError};
 use crate::control::{Control, ControlError};
 use crate::gate::GateLayer;
@@ -266,6 +268,7 @@ async fn serve_connections(
         .add_service(ImagesServer::new(ImagesService(Arc::clone(&backend))).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ConfigServer::new(ConfigService(backend)).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(node).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(BootsServer::new(BootsService::default()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(IdentityServer::new(identity).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(health_service)
         .add_service(reflection);

@@ -1,5 +1,6 @@
 //! One module per family of commands; each function is one command. Here is only which is which.
 
+mod boots;
 mod config;
 mod containers;
 mod context;
@@ -14,7 +15,7 @@ mod run;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::args::{Cli, Command, ImageCommand, ServicesCommand, SystemCommand};
+use crate::args::{BootsCommand, Cli, Command, ImageCommand, ServicesCommand, SystemCommand};
 use crate::connect::Node;
 use crate::error::Failure;
 use crate::output::{Output, complain};
@@ -54,6 +55,8 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Services(ServicesCommand::Logs(args)) => output::logs(&node().await?, &output, &args).await,
         Command::Config(command) => config::config(node, &output, command).await,
         Command::Dmesg(args) => output::kernel_log(&node().await?, &output, &args).await,
+        Command::Boots { command: None | Some(BootsCommand::Ls) } => boots::list(&node().await?, &output).await,
+        Command::Boots { command: Some(BootsCommand::Show(args)) } => boots::show(&node().await?, &output, &args).await,
         Command::Reboot(args) => node::shutdown(&node().await?, &args, true).await,
         Command::Shutdown(args) => node::shutdown(&node().await?, &args, false).await,
         Command::System(SystemCommand::Reexec) => node::reexec(&node().await?, &output).await,
