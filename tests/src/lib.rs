@@ -5,10 +5,13 @@
 
 pub mod credentials;
 pub mod ctl;
+pub mod faults;
 pub mod gdb;
+pub mod harm;
 pub mod kvm;
 pub mod node;
 pub mod oci;
+pub mod power;
 pub mod qmp;
 pub mod scenarios;
 pub mod serial;

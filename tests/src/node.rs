@@ -190,6 +190,30 @@ impl Node {
 }
 
 impl Off {
+    /// A copy of this machine with its files in `folder`. Its disk must be a plain file; the copy answers at the same address, so only one
+    /// of them may be on.
+    ///
+    /// # Errors
+    /// If the files cannot be copied.
+    pub fn copy(&self, folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let mut config = VmConfig { directory: folder.to_owned(), ..self.config.clone() };
+        config.disk = folder.join("disk.img");
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("--sparse=always").arg(&self.config.disk).arg(&config.disk);
+        let copied = copy.status().context("cannot run cp")?;
+        ensure!(copied.success(), "{} cannot be copied", self.config.disk.display());
+        std::fs::copy(self.config.directory.join("firmware.fd"), folder.join("firmware.fd"))?;
+        Ok(Self {
+            config,
+            ctl: self.ctl.clone(),
+            credentials: self.credentials.clone(),
+            busybox: self.busybox.clone(),
+            api: self.api,
+            http: self.http,
+        })
+    }
+
     /// Switches it on, waits for it, and joins it if it has not joined.
     ///
     /// # Errors

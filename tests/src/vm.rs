@@ -71,6 +71,8 @@ pub struct VmConfig {
     pub fw_cfg: Vec<(String, PathBuf)>,
     /// More QEMU arguments.
     pub extra: Vec<OsString>,
+    /// Where every write and flush of the disk is recorded, by QEMU's `blklogwrites`. `disk` is then a raw file that is written itself.
+    pub write_log: Option<PathBuf>,
 }
 
 impl VmConfig {
@@ -87,6 +89,7 @@ impl VmConfig {
             smbios: Vec::new(),
             fw_cfg: Vec::new(),
             extra: Vec::new(),
+            write_log: None,
         }
     }
 
@@ -107,7 +110,7 @@ impl VmConfig {
     pub fn prepare(&self) -> Result<()> {
         std::fs::create_dir_all(&self.directory)?;
         let overlay = self.overlay();
-        if !overlay.exists() {
+        if !overlay.exists() && self.write_log.is_none() {
             let base = self.disk.canonicalize().with_context(|| format!("no disk image {}", self.disk.display()))?;
             let mut create = Command::new("qemu-img");
             create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(base).arg(&overlay);
@@ -141,9 +144,24 @@ impl VmConfig {
             .args(["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()])
             .args(["-serial", console, "-chardev", &format!("socket,id=qmp,{qmp}"), "-mon", "chardev=qmp,mode=control"])
             .args(["-device", "i6300esb", "-action", "watchdog=reset", "-device", "virtio-rng-pci"])
-            .arg("-drive")
-            .arg(format!("if=none,id=disk,format=qcow2,discard=unmap,file={}", self.overlay().display()))
             .args(["-device", "virtio-blk-pci,drive=disk,serial=byre-disk"]);
+        match &self.write_log {
+            None => {
+                let overlay = self.overlay();
+                command
+                    .arg("-drive")
+                    .arg(format!("if=none,id=disk,format=qcow2,discard=unmap,file={}", overlay.display()));
+            }
+            Some(log) => {
+                command
+                    .arg("-blockdev")
+                    .arg(format!("driver=raw,node-name=plain,file.driver=file,file.filename={}", self.disk.display()))
+                    .arg("-blockdev")
+                    .arg(format!("driver=file,node-name=log,filename={}", log.display()))
+                    .arg("-blockdev")
+                    .arg("driver=blklogwrites,node-name=disk,file=plain,log=log,log-sector-size=512");
+            }
+        }
         let forwards: String =
             self.forwards.iter().map(|one| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", one.host, one.guest)).collect();
         command.args(["-netdev", &format!("user,id=net{forwards}"), "-device", "virtio-net-pci,netdev=net,romfile="]);

@@ -6,6 +6,7 @@ mod container_image;
 #[cfg(test)]
 mod deps;
 mod down;
+mod faults;
 mod fuzz;
 mod image;
 mod packages;
@@ -39,6 +40,8 @@ enum Command {
     Test(test::Args),
     /// Look for inputs that break a decoder.
     Fuzz(fuzz::Args),
+    /// Cut the power at every write of an update, and do the list of faults to machines.
+    Faults(faults::Args),
     /// Measure, side by side with a peer.
     Bench(bench::Args),
     /// Play many histories of PID 1's decisions against a simulated machine.
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         Command::Image(args) => image::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Faults(args) => faults::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::ContainerImage(args) => container_image::run(&args),

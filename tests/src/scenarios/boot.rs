@@ -27,7 +27,9 @@ fn stages(node: &Node) -> Result<()> {
     let console = node.serial().text();
     contains("the console", &console, &["byre: early:", "root hash", "service log is ready", "service api is ready"])?;
     ensure!(!console.contains("Kernel panic"), "the kernel panicked");
-    Ok(())
+    let boots = node.ctl().json(&["boots"])?;
+    same("how this boot stands", boots[0]["end"].as_str(), Some("running"))?;
+    contains("boots show 0", &node.ctl().ok(&["boots", "show", "0"])?, &["byre: early: slot", "runs"])
 }
 
 fn conditions(node: &Node) -> Result<()> {

@@ -83,6 +83,13 @@ fn flipped_bit(lab: &Lab, folder: &Path) -> Result<()> {
     wait_long(&mut node)?;
     let text = node.serial().text();
     contains("the console", &text, &["verity", "corrupted"])?;
+    // The boots that failed explain themselves afterwards.
+    let boots = node.ctl().json(&["boots"])?;
+    let panicked = boots.as_array().and_then(|boots| boots.iter().find(|boot| boot["end"] == "panic")).cloned();
+    let panicked = panicked.with_context(|| format!("no boot ended in a panic: {boots}"))?;
+    contains("the cause of the panic", &panicked["cause"].to_string(), &["kernel panic", "verity"])?;
+    let shown = node.ctl().ok(&["boots", "show", &panicked["number"].to_string()])?;
+    contains("boots show", &shown, &["Kernel panic - not syncing"])?;
     node.load_busybox()?;
     same("it does its job", sh(&node, &[], "echo fine")?.as_str(), "fine")
 }

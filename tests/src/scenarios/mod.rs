@@ -20,6 +20,7 @@ mod rescue;
 mod sockets;
 mod supervision;
 mod survive;
+mod trial;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -52,7 +53,7 @@ pub enum On {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let groups: [&[Scenario]; 16] = [
+    let groups: &[&[Scenario]] = &[
         cli::ALL,
         boot::ALL,
         containers::ALL,
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Scenario> {
         supervision::ALL,
         reboot::ALL,
         faults::ALL,
+        trial::ALL,
         machine::ALL,
     ];
     groups.concat()
