@@ -180,6 +180,7 @@ async fn a_request_that_is_too_long_is_refused_here() {
         no_new_privileges: true,
         oom_score_adj: None,
         scheduling: byre_plan::Scheduling::default(),
+        labels: byre_plan::Labels::default(),
     };
     let target = Target::Name(Name::try_from("web").unwrap());
     let refused = control.call(Request::Exec { target, process: Box::new(process) }).await;

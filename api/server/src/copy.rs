@@ -37,6 +37,7 @@ fn helper(detail: &Detail, verb: &str, path: &str) -> Result<Process, Status> {
         no_new_privileges: true,
         oom_score_adj: own.oom_score_adj,
         scheduling: own.scheduling,
+        labels: own.labels.clone(),
     })
 }
 

@@ -286,6 +286,7 @@ fn stray_definition(name: Name) -> Definition {
             no_new_privileges: true,
             oom_score_adj: None,
             scheduling: byre_plan::Scheduling::default(),
+            labels: byre_plan::Labels::default(),
         }),
         needs: Vec::new(),
         after: Vec::new(),

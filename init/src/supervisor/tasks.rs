@@ -227,5 +227,6 @@ fn host_request(args: Vec<String>) -> LaunchRequest {
         no_new_privileges: true,
         oom_score_adj: None,
         scheduling: byre_plan::Scheduling::default(),
+        labels: byre_plan::Labels::default(),
     })
 }

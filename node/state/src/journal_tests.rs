@@ -23,6 +23,7 @@ pub(crate) fn workload(id: u64, mark: u64, size: usize) -> WorkloadRecord {
         no_new_privileges: true,
         oom_score_adj: None,
         scheduling: byre_plan::Scheduling::default(),
+        labels: byre_plan::Labels::default(),
     };
     let launch = LaunchRequest {
         process,

@@ -17,7 +17,7 @@ use crate::ids::Ids;
 use crate::inside::{self, Kind};
 use crate::mounts::HostSide;
 use crate::report::{Failure, Message, Step, send, send_failure};
-use crate::{Context, confine, devices, execute, limits, mounts, rootfs, settings, sys, terminal, users};
+use crate::{Context, confine, devices, execute, labels, limits, mounts, rootfs, settings, sys, terminal, users};
 
 /// Exit code of a launch child whose start failed. Nobody reads it: the report says why.
 pub(crate) const FAILED: i32 = 127;
@@ -157,7 +157,7 @@ pub(crate) fn become_started(
         request,
         descriptors,
         filter: filter(request, context),
-        helper,
+        helper: Some(helper).filter(|_| request.process.program == Program::Helper),
         is_first: true,
         companion: context.companion,
     };
@@ -198,7 +198,8 @@ pub(crate) struct Becoming<'a> {
     pub(crate) request: &'a LaunchRequest,
     pub(crate) descriptors: &'a Descriptors<'a>,
     pub(crate) filter: Option<(&'a [Instruction], u32)>,
-    pub(crate) helper: OwnedFd,
+    /// Kept only if it is what is executed: a container that waits for its start holds nothing that it does not need.
+    pub(crate) helper: Option<OwnedFd>,
     /// The workload's first process, not a further one: its terminal is the console.
     pub(crate) is_first: bool,
     pub(crate) companion: Option<&'a dyn Companion>,
@@ -221,10 +222,10 @@ pub(crate) fn become_workload(what: &Becoming<'_>, report: &OwnedFd) -> Failure 
         return failure;
     }
     let (identity, prepared) = prepared;
-    match confine::privileges(what.process, &identity, &what.request.landlock, what.filter) {
+    match confine::privileges(what.process, &identity, &what.request.landlock, what.filter, what.companion) {
         Ok(()) => match what.process.program {
             Program::Path => execute::execute(&prepared, None),
-            Program::Helper => execute::execute(&prepared, Some(what.helper.as_fd())),
+            Program::Helper => execute::execute(&prepared, what.helper.as_ref().map(AsFd::as_fd)),
             // A pod does not get here.
             Program::None => Failure::new("execute", "a pod", Errno::NOEXEC),
         },
@@ -247,7 +248,13 @@ fn prepare_process(
     enter_directory(root.as_fd(), &what.process.cwd, &identity)?;
     umask(Mode::from_raw_mode(u32::from(what.process.user.umask.unwrap_or(0o022))));
     confine::rlimits(&what.process.rlimits)?;
-    settings::scheduling(&what.process.scheduling, what.request.kernel.personality)?;
+    settings::scheduling(&what.process.scheduling, &what.request.kernel)?;
+    if !what.is_first
+        && let Some(processors) = &what.process.scheduling.processors.last
+    {
+        sys::set_processors(processors).step("set processors", "final")?;
+    }
+    labels::apply(root.as_fd(), &what.process.labels)?;
     let prepared = execute::prepare(what.process, identity.home.as_deref(), what.descriptors)?;
     Ok((identity, prepared))
 }

@@ -30,6 +30,13 @@ pub trait Companion: std::fmt::Debug {
     /// What failed, and why: the start then fails with it.
     fn at(&self, moment: Moment) -> Result<(), (String, Errno)>;
 
+    /// Takes the listener of the filter that was just installed, by its number here, and returns when somebody else has a copy. The filter is in
+    /// force already; only `write` and `read` are called, which it must let pass.
+    ///
+    /// # Errors
+    /// What failed, and why.
+    fn listening(&self, number: i32) -> Result<(), (String, Errno)>;
+
     /// Is told of a failure, which the report may not reach any more.
     fn failed(&self, step: &str, subject: &str, errno: i32);
 

@@ -17,6 +17,7 @@ use rustix::thread::{
     set_capabilities_secure_bits, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
+use crate::companion::Companion;
 use crate::report::{Failure, Step};
 use crate::sys;
 use crate::users::Identity;
@@ -57,6 +58,7 @@ pub(crate) fn privileges(
     identity: &Identity,
     landlock: &[LandlockRule],
     filter: Option<(&[Instruction], u32)>,
+    companion: Option<&dyn Companion>,
 ) -> Result<(), Failure> {
     fault_point!();
     let sets = &process.capabilities;
@@ -71,7 +73,7 @@ pub(crate) fn privileges(
     set_capabilities(None, sets_now).step("raise capabilities", "")?;
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, which few workloads have: such a filter goes in first.
     if let Some((instructions, flags)) = filter.filter(|_| !process.no_new_privileges) {
-        sys::install_filter(instructions, flags).step("install seccomp filter", "")?;
+        install(instructions, flags, companion)?;
     }
     if !process.no_new_privileges {
         restrict_paths(landlock)?;
@@ -81,10 +83,23 @@ pub(crate) fn privileges(
         set_no_new_privs(true).step("set no_new_privs", "")?;
         restrict_paths(landlock)?;
         if let Some((instructions, flags)) = filter {
-            sys::install_filter(instructions, flags).step("install seccomp filter", "")?;
+            install(instructions, flags, companion)?;
         }
     }
     Ok(())
+}
+
+/// Installs the filter, and hands its listener over if it has one.
+fn install(instructions: &[Instruction], flags: u32, companion: Option<&dyn Companion>) -> Result<(), Failure> {
+    let Some(listener) = sys::install_filter(instructions, flags).step("install seccomp filter", "")? else {
+        return Ok(());
+    };
+    let step = "hand over seccomp listener";
+    let companion = companion.ok_or(Errno::NOTSUP).step(step, "nobody takes it")?;
+    let handed = companion.listening(std::os::fd::AsRawFd::as_raw_fd(&listener));
+    // It closes itself when the program is executed; `close` is a call that the filter may hand to whoever listens.
+    std::mem::forget(listener);
+    handed.map_err(|(subject, errno)| Failure::new(step, subject, errno))
 }
 
 fn drop_bounding(keep: u64) -> Result<(), Failure> {

@@ -38,6 +38,11 @@ impl Ids {
         Ok(Self { uids, gids, namespace: None })
     }
 
+    /// Maps that no workload lives by: those of a mount.
+    pub(crate) fn of_maps(uids: &[IdMap], gids: &[IdMap]) -> Self {
+        Self { uids: uids.to_vec(), gids: gids.to_vec(), namespace: None }
+    }
+
     /// Whether ids inside are the host's own.
     pub(crate) fn is_host(&self) -> bool {
         self.uids.is_empty()
@@ -75,12 +80,17 @@ impl Ids {
     /// # Errors
     /// The kernel's; EINVAL for a file system that cannot.
     pub(crate) fn apply_to(&self, mount: BorrowedFd<'_>) -> Result<(), Errno> {
-        if self.is_host() {
-            return Ok(());
-        }
+        if self.is_host() { Ok(()) } else { self.map_tree(mount, false) }
+    }
+
+    /// The same for a mount that is mapped whatever the workload's ids are, and for the mounts below it if `recursive`.
+    ///
+    /// # Errors
+    /// As [`Self::apply_to`]; EINVAL if there is no user namespace.
+    pub(crate) fn map_tree(&self, mount: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
         let namespace = self.namespace.as_ref().ok_or(Errno::INVAL)?;
         let userns = u64::from(std::os::fd::AsRawFd::as_raw_fd(&namespace.as_fd()).unsigned_abs());
-        mount_setattr(mount, c"", false, &MountAttributes { set: IDMAP, userns, ..MountAttributes::default() })
+        mount_setattr(mount, c"", recursive, &MountAttributes { set: IDMAP, userns, ..MountAttributes::default() })
     }
 }
 

@@ -31,6 +31,30 @@ pub(crate) fn open_or_make(root: BorrowedFd<'_>, path: &str, kind: Kind) -> Resu
     }
 }
 
+/// Says whether a path is reached without any link, or is missing.
+///
+/// # Errors
+/// ELOOP where a link is on the way or at its end.
+pub(crate) fn no_link(root: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
+    let resolve = INSIDE.union(ResolveFlags::NO_SYMLINKS);
+    match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Says whether a path is a plain directory of this root, reached without any link, or is missing.
+///
+/// # Errors
+/// ELOOP where a link is on the way, ENOTDIR where it ends at something else.
+pub(crate) fn plain(root: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
+    let resolve = INSIDE.union(ResolveFlags::NO_SYMLINKS);
+    match openat2(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// The kind of what a descriptor refers to.
 pub(crate) fn kind(file: BorrowedFd<'_>) -> Result<Kind, Errno> {
     match FileType::from_raw_mode(fstat(file)?.st_mode) {

@@ -29,6 +29,7 @@ mod handover;
 mod ids;
 mod inside;
 mod joined;
+mod labels;
 mod layers;
 mod limits;
 mod mounts;

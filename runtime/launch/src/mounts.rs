@@ -4,6 +4,7 @@
 //! the workload's namespaces (proc, sysfs, devpts ..) is made *inside* them. Without a user namespace one process does both.
 
 mod host_side;
+mod mapped;
 mod nodes;
 mod own_namespace;
 mod place;
@@ -21,10 +22,12 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use crate::report::{Failure, Step};
 use crate::sys::{MountAttributes, mount_setattr};
 
-/// A mounted file system that is attached nowhere, with these options and attributes.
+/// A mounted file system that is attached nowhere, with these options and attributes. What its source is, if they do not say, is its kind, as mount(8)
+/// has it: mountinfo shows it, and there is a difference to some who read it.
 pub(crate) fn detached(kind: &str, settings: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).step("open file system", kind)?;
-    for (key, value) in settings {
+    let named = settings.iter().any(|(key, _)| *key == "source");
+    for (key, value) in settings.iter().chain((!named).then_some(&("source", kind))) {
         fsconfig_set_string(&context, *key, *value).step("configure file system", &format!("{kind} {key}={value}"))?;
     }
     fsconfig_create(&context).step("make file system", kind)?;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use byre_plan::{LaunchRequest, Namespace, Process, Scheduling, TimeOffsets};
+use byre_plan::{KernelSettings, LaunchRequest, Namespace, Process, Scheduling, TimeOffsets};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::report::{Failure, Step};
@@ -62,15 +62,18 @@ fn time_namespace(proc: BorrowedFd<'_>, offsets: &TimeOffsets) -> Result<(), Fai
     Ok(())
 }
 
-/// Sets how this process is scheduled, and its personality.
-pub(crate) fn scheduling(scheduling: &Scheduling, personality: Option<u32>) -> Result<(), Failure> {
+/// Sets how this process is scheduled, its personality, and where its memory comes from.
+pub(crate) fn scheduling(scheduling: &Scheduling, kernel: &KernelSettings) -> Result<(), Failure> {
     if let Some(scheduler) = &scheduling.processor {
         sys::set_scheduler(scheduler).step("set scheduler", &scheduler.policy.to_string())?;
     }
     if let Some(priority) = scheduling.disk {
         sys::set_disk_priority(priority).step("set disk priority", &format!("{priority:#x}"))?;
     }
-    if let Some(personality) = personality {
+    if let Some(policy) = &kernel.memory_policy {
+        sys::set_memory_policy(policy).step("set memory policy", &format!("{:#x}", policy.mode))?;
+    }
+    if let Some(personality) = kernel.personality {
         sys::set_personality(personality).step("set personality", &format!("{personality:#x}"))?;
     }
     Ok(())

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use byre_plan::{ExecPlan, LaunchRequest, Namespace, Root, UserNamespace};
+use byre_plan::{ExecPlan, LaunchRequest, MountIds, Namespace, Program, Root, UserNamespace};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{Gid, Uid};
@@ -28,7 +28,9 @@ pub(crate) fn needed(request: &LaunchRequest) -> bool {
         UserNamespace::Host => false,
         UserNamespace::Automatic | UserNamespace::Mapped { .. } | UserNamespace::Join(_) => true,
     };
-    own_users || joined(request).next().is_some()
+    // The user namespace that such a mount needs is made by a child of stage 1, which must know it by its number on the host.
+    let own_maps = request.kernel.mapped_mounts.iter().any(|one| matches!(one.ids, MountIds::Mapped { .. }));
+    own_users || own_maps || joined(request).next().is_some()
 }
 
 fn joined(request: &LaunchRequest) -> impl Iterator<Item = (&str, CloneFlags)> {
@@ -211,8 +213,11 @@ pub(crate) fn exec(
     report: BorrowedFd<'_>,
 ) -> ! {
     let (report, [target, leaf, helper]) =
-        begin(descriptors, report, [target, context.leaf, context.helper_program], None);
+        begin(descriptors, report, [target, context.leaf, context.helper_program], context.companion);
     let first = || {
+        if let Some(processors) = &plan.process().scheduling.processors.initial {
+            sys::set_processors(processors).step("set processors", "initial")?;
+        }
         settings::oom_score(plan.process())?;
         confine::raise_rlimits(&plan.process().rlimits)?;
         let ids = Ids::of(&request.namespaces.user, context.id_base).step("find id range", "")?;
@@ -278,9 +283,9 @@ fn exec_second(
         request,
         descriptors,
         filter: child::filter(request, context),
-        helper,
+        helper: Some(helper).filter(|_| plan.process().program == Program::Helper),
         is_first: false,
-        companion: None,
+        companion: context.companion,
     };
     let failure = become_workload(&becoming, &report);
     fail(report.as_fd(), &failure)

@@ -244,11 +244,14 @@ pub(crate) fn rlimit(resource: u8) -> Result<(u64, u64), Errno> {
     check(result).map(|_| (limit.rlim_cur, limit.rlim_max))
 }
 
-/// Installs a seccomp filter for this thread, which is the process.
+/// SECCOMP_FILTER_FLAG_NEW_LISTENER.
+pub(crate) const NEW_LISTENER: u32 = 8;
+
+/// Installs a seccomp filter for this thread, which is the process, and returns its listener if it is to have one.
 ///
 /// # Errors
 /// The system call's; EINVAL for a filter that the kernel's verifier refuses.
-pub(crate) fn install_filter(instructions: &[Instruction], flags: u32) -> Result<(), Errno> {
+pub(crate) fn install_filter(instructions: &[Instruction], flags: u32) -> Result<Option<OwnedFd>, Errno> {
     const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
     let mut filter: Vec<libc::sock_filter> = instructions
         .iter()
@@ -257,7 +260,37 @@ pub(crate) fn install_filter(instructions: &[Instruction], flags: u32) -> Result
     let program =
         libc::sock_fprog { len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?, filter: filter.as_mut_ptr() };
     // SAFETY: the program points to `len` instructions that live through the call; the kernel copies them.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) }).map(drop)
+    let result =
+        check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) })?;
+    if flags & NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    let number = RawFd::try_from(result).map_err(|_| Errno::BADF)?;
+    // SAFETY: with this flag the kernel returns a new descriptor, which nobody else owns.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// Lets this process run on these processors only.
+///
+/// # Errors
+/// The system call's.
+pub(crate) fn set_processors(set: &byre_plan::NumberSet) -> Result<(), Errno> {
+    let words = set.words();
+    // SAFETY: the mask has as many bytes as said and lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(words), words.as_ptr()) }).map(drop)
+}
+
+/// Sets where this process's memory comes from.
+///
+/// # Errors
+/// The system call's; ENOSYS where the kernel knows no nodes.
+pub(crate) fn set_memory_policy(policy: &byre_plan::MemoryPolicy) -> Result<(), Errno> {
+    let words = policy.nodes.words();
+    let mask = if policy.nodes.is_empty() { std::ptr::null() } else { words.as_ptr() };
+    // The kernel takes one off the number of bits.
+    let bits = if mask.is_null() { 0 } else { byre_plan::NumberSet::NUMBERS.saturating_add(1) };
+    // SAFETY: the mask has as many bits as said, or is null with none, and lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, policy.mode, mask, bits) }).map(drop)
 }
 
 /// A time namespace; nix does not name it.

@@ -58,6 +58,8 @@ fn master(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// Programs that write to /dev/console reach the workload's terminal.
 fn console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Result<(), Failure> {
     let path = "/dev/console";
+    // A link would have the terminal bound over a file of the image's choice (CVE-2025-52565).
+    inside::no_link(root, path).step("bind console", path)?;
     let place = inside::open_or_make(root, path, Kind::File).step("bind console", path)?;
     let copy = clone_tree(slave, "", false).step("bind console", path)?;
     attach(&copy, place.as_fd()).step("bind console", path)

@@ -84,12 +84,28 @@ pub(crate) fn create(path: &str) -> Result<(OwnedFd, OwnedFd), Error> {
     match byre_launch::cgroup::create(parent.as_fd(), name) {
         // What an earlier container left empty, or an engine made for this one.
         Err(rustix::io::Errno::EXIST) => {
+            place.push(name);
+            left_empty(&place, path)?;
             byre_launch::cgroup::remove(parent.as_fd(), name).map_err(cannot(format!("{}: it is in use", what())))?;
             byre_launch::cgroup::create(parent.as_fd(), name)
         }
         made => made,
     }
     .map_err(cannot(what()))
+}
+
+/// Refuses a cgroup that somebody lives in, or that would freeze whoever enters it.
+fn left_empty(place: &Path, path: &str) -> Result<(), Error> {
+    let mut found = Vec::new();
+    below(place, NESTING, &mut found);
+    if !found.is_empty() {
+        let problem = format!("container's cgroup is not empty: {} process(es) found in {path}", found.len());
+        return Err(wrong(problem, "name another one, or end them"));
+    }
+    if fs::read_to_string(place.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1") {
+        return Err(wrong(format!("container's cgroup unexpectedly frozen: {path}"), "thaw it, or name another one"));
+    }
+    Ok(())
 }
 
 /// Lets the children of a cgroup have its controllers. The kernel allows it where no process is in the way; elsewhere a limit says so.
@@ -121,6 +137,24 @@ pub(crate) fn own() -> Result<OwnedFd, Error> {
     // One above a cgroup namespace is not to be seen; the root of the namespace is.
     let file = fs::File::open(place).or_else(|_| fs::File::open(mount().unwrap_or_default())).map_err(cannot(what))?;
     Ok(file.into())
+}
+
+/// Says which keys of `unified` are no files of a controller, in the words that callers of other runtimes look for.
+pub(crate) fn named(resources: &Resources) -> Result<(), Error> {
+    const CONTROLLERS: [&str; 9] = ["cgroup", "cpu", "cpuset", "dmem", "hugetlb", "io", "memory", "misc", "pids"];
+    for (file, _) in &resources.unified {
+        let field = "linux.resources.unified";
+        let remedy = "name a file of cgroup v2, such as memory.high";
+        let Some((controller, _)) = file.split_once('.') else {
+            let problem = format!("{field}: the specified key has not the form CONTROLLER.VALUE `{file}`");
+            return Err(wrong(problem, remedy));
+        };
+        if !CONTROLLERS.contains(&controller) && controller != "rdma" {
+            let problem = format!("{field}: the requested cgroup controller `{controller}` is not available");
+            return Err(wrong(problem, remedy));
+        }
+    }
+    Ok(())
 }
 
 /// Says what the host lacks for these limits, before anything is made.
@@ -155,7 +189,9 @@ pub(crate) fn check(resources: &Resources) -> Result<(), Error> {
     let missing = needed.iter().find(|name| !available.iter().any(|one| one == **name));
     missing.map_or(Ok(()), |name| {
         Err(wrong(
-            format!("linux.resources: cgroup v2 of this host has no controller {name:?}, it runs cgroup v1 or both"),
+            format!(
+                "linux.resources: the requested cgroup controller `{name}` is not available: cgroup v2 of this host lacks it"
+            ),
             "leave the limit out, or boot with systemd.unified_cgroup_hierarchy=1 or cgroup_no_v1=all",
         ))
     })

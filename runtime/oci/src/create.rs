@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use byre_launch::{Context, Descriptors, Progress, Report, Stdio};
-use byre_plan::{LaunchRequest, Plan, WorkloadId};
+use byre_plan::{LaunchRequest, Origin, Plan, Policy, WorkloadId};
 use byre_spec::oci::{Bundle, fields};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ use crate::gate::{AT_ROOT, Gate, READY};
 use crate::host::{self, Own};
 use crate::log::{Log, now};
 use crate::state::{Phase, Place, Record, Status, Store, process_state, write_whole};
-use crate::{cgroups, console, hooks, sys};
+use crate::{cgroups, console, hooks, interfaces, notify, sys};
 
 /// Longest state that hooks are told: it is written before they are waited for, so a pipe must hold all of it.
 const TOLD_BYTES: usize = 60 * 1024;
@@ -90,8 +90,12 @@ pub(crate) fn create(store: &Store, options: &Options, log: &Log) -> Result<Crea
     let made = cgroups::path(&bundle.cgroups_path, &options.id).and_then(|cgroup| {
         let record = Record { cgroup, ..record };
         place.write("config.json", &json)?;
+        let noticed = match notify::prepare(&place, plan.request())? {
+            Some(request) => Plan::check(request, &Policy::default(), Origin::VerifiedRoot)?,
+            None => plan,
+        };
         let cgroups = cgroups::create(&record.cgroup)?;
-        let made = launch(&place, record.clone(), &bundle, &plan, options, (&cgroups.0, &cgroups.1));
+        let made = launch(&place, record.clone(), &bundle, &noticed, options, (&cgroups.0, &cgroups.1));
         if made.is_err() {
             if let Err(error) = cgroups::remove(&record.cgroup) {
                 log.warn(&error.to_string());
@@ -115,7 +119,7 @@ pub(crate) fn create(store: &Store, options: &Options, log: &Log) -> Result<Crea
 pub(crate) fn run_poststop(record: &Record, bundle: &Bundle, log: &Log) {
     let state = record.told(Status::Stopped);
     for hook in &bundle.hooks.poststop {
-        if let Err(reason) = hooks::one(hook, &state) {
+        if let Err(reason) = hooks::one(hook, &state, None) {
             log.warn(&format!("poststop hook {}: {reason}", hook.path));
         }
     }
@@ -162,6 +166,12 @@ fn listener(place: &Place) -> Result<OwnedFd, Error> {
     Ok(socket)
 }
 
+/// How many descriptors a service manager hands over. More than it ever does is a mistake.
+fn listen_fds() -> u32 {
+    const MOST: u32 = 1024;
+    std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse().ok()).filter(|count| *count <= MOST).unwrap_or(0)
+}
+
 /// Standard streams are the caller's, further descriptors as many as it says.
 pub(crate) fn descriptors(preserve: u32, terminal: bool) -> Result<Descriptors<'static>, Error> {
     let stream = |number| {
@@ -170,13 +180,25 @@ pub(crate) fn descriptors(preserve: u32, terminal: bool) -> Result<Descriptors<'
         }
         sys::inherited(number).map_or(Stdio::Null, Stdio::Descriptor)
     };
-    let further = (3..3_u32.saturating_add(preserve))
-        .map(|number| {
-            let number = i32::try_from(number).unwrap_or(-1);
-            sys::inherited(number).map_err(cannot("keep a descriptor"))
-        })
+    // What a service manager hands over comes first and is announced to the program.
+    let announced = listen_fds();
+    let numbered = |from: u32, count: u32| {
+        (from..from.saturating_add(count)).map(|number| sys::inherited(i32::try_from(number).unwrap_or(-1)))
+    };
+    let named = numbered(3, announced)
+        .map(|one| one.map(|descriptor| ("unknown", descriptor)).map_err(cannot("keep a descriptor of LISTEN_FDS")))
         .collect::<Result<_, Error>>()?;
-    Ok(Descriptors { stdin: stream(0), stdout: stream(1), stderr: stream(2), named: Vec::new(), further })
+    // A number that is not open has nothing to keep; /dev/null takes its place, so that those behind it keep theirs.
+    let mut further: Vec<_> = numbered(3_u32.saturating_add(announced), preserve).map(Result::ok).collect();
+    while further.last().is_some_and(Option::is_none) {
+        further.pop();
+    }
+    let null = sys::inherited(0);
+    let further = further
+        .into_iter()
+        .map(|one| one.map_or_else(|| null.map_err(cannot("keep a descriptor")), Ok))
+        .collect::<Result<_, Error>>()?;
+    Ok(Descriptors { stdin: stream(0), stdout: stream(1), stderr: stream(2), named, further })
 }
 
 type Launched = (Record, OwnedFd, Option<OwnedFd>);
@@ -203,6 +225,7 @@ fn launch(
             creator: theirs.as_fd(),
             listener: listener.as_fd(),
             hooks: &bundle.hooks,
+            environment: &plan.request().process.env,
             record: &record,
             keyring,
             copies: RefCell::default(),
@@ -326,7 +349,11 @@ impl Making<'_> {
         (self.record.pid, self.record.started_ticks) = (pid, ticks);
         self.place.save(&self.record)?;
         let state = self.record.told(Status::Creating);
-        hooks::run("prestart", &self.bundle.hooks.prestart, &state)?;
+        for (name, inside) in &self.bundle.net_devices {
+            interfaces::give(name, inside, pid)?;
+        }
+        // Where these come from, a container was created when they ran.
+        hooks::run("prestart", &self.bundle.hooks.prestart, &self.record.told(Status::Created))?;
         hooks::run("createRuntime", &self.bundle.hooks.create_runtime, &state)?;
         send(&self.ours, &pid.to_le_bytes(), SendFlags::NOSIGNAL)
             .map(drop)

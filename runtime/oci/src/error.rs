@@ -11,17 +11,34 @@ pub(crate) enum Error {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// A call of the kernel's failed.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {}", kernel(source))]
     System { what: String, source: io::Error },
     /// A step of a start failed in the launch child.
-    #[error("cannot {step}{}{subject}: {source}", if subject.is_empty() { "" } else { ": " })]
+    #[error("cannot {}: {}", tried(step, subject), kernel(source))]
     Start { step: String, subject: String, source: io::Error },
     /// The command does not fit the container's state, or its arguments do not fit together.
     #[error("{problem}; {remedy}")]
     Wrong { problem: String, remedy: String },
     /// A hook failed.
-    #[error("{kind} hook {path}: {reason}")]
-    Hook { kind: &'static str, path: String, reason: String },
+    #[error("error running {kind} hook #{number}: {path}: {reason}")]
+    Hook { kind: &'static str, number: usize, path: String, reason: String },
+}
+
+/// What the kernel says, in words and without its number, as callers of other runtimes look for it.
+fn kernel(source: &io::Error) -> String {
+    let text = source.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+/// A step and what it was about. The last one is named as callers of other runtimes look for it.
+fn tried(step: &str, subject: &str) -> String {
+    match (step, subject) {
+        ("execute", program) => format!("exec {program}"),
+        (step, "") => step.to_owned(),
+        (step, subject) => format!("{step}: {subject}"),
+    }
 }
 
 /// Names what was tried.

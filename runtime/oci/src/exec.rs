@@ -1,20 +1,23 @@
 //! `exec`: a further process in a running container.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use byre_launch::{Progress, Report};
 use byre_plan::{Origin, Plan, Policy, Principal, Process, TerminalSize};
-use byre_spec::oci::read_process;
+use byre_spec::oci::{Listener, read_process};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
+use crate::agent::Telling;
 use crate::create::{context, descriptors, failure, reap, write_pid_file};
 use crate::error::{Error, cannot, wrong};
 use crate::host::{self, Own};
 use crate::lifecycle::bundle;
 use crate::log::Log;
-use crate::state::{Status, Store};
-use crate::{cgroups, console};
+use crate::state::{Record, Status, Store};
+use crate::{agent, cgroups, console};
 
 /// Longest process.json.
 const PROCESS_BYTES: u64 = 1024 * 1024;
@@ -87,7 +90,7 @@ pub(crate) fn exec(store: &Store, options: &Options, log: &Log) -> Result<i32, E
     }
     let target = record.process().ok_or_else(|| wrong("container not running", "start it first"))?;
     let own = Own::read()?;
-    let (_, workload) = bundle(&place, &record, log)?;
+    let (container, workload) = bundle(&place, &record, log)?;
     let process = process(options, &workload.request().process, &own, &record.bundle, log)?;
     terminal_fits(options, &process)?;
     let has_terminal = process.terminal.is_some();
@@ -100,10 +103,15 @@ pub(crate) fn exec(store: &Store, options: &Options, log: &Log) -> Result<i32, E
     let (own_cgroup, helper) = (cgroups::own()?, host::no_helper()?);
     let descriptors = descriptors(options.preserve_fds, has_terminal)?;
     let signals = if options.detach { None } else { Some(console::take_signals()?) };
-    let context = context((&outer, &place_in), &own_cgroup, &helper, &helper, None);
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(cannot("make a socket pair"))?;
+    let telling = Telling { socket: theirs.as_fd(), copy: RefCell::default() };
+    let companion = container.listener.as_ref().map(|_| &telling as &dyn byre_launch::Companion);
+    let context = context((&outer, &place_in), &own_cgroup, &helper, &helper, companion);
     let child = byre_launch::exec(&plan, &workload, target.as_fd(), &context, &descriptors)
         .map_err(|error| cannot::<std::io::Error>("start the process")(std::io::Error::other(error)))?;
-    let report = ended(child.report)?;
+    drop(theirs);
+    let report = ended(child.report, &ours, container.listener.as_ref(), &record)?;
     reap(child.stage_pid, None);
     let Report::Running { pid, pidfd, terminal } = report else { return Err(failure(report)) };
     if let Some(socket) = &options.pidfd_socket {
@@ -125,18 +133,32 @@ pub(crate) fn exec(store: &Store, options: &Options, log: &Log) -> Result<i32, E
     }
 }
 
-/// Waits for the end of a start.
-fn ended(report: OwnedFd) -> Result<Report, Error> {
+/// Waits for the end of a start, and hands the listener of its filter on, if it has one.
+fn ended(report: OwnedFd, told: &OwnedFd, listener: Option<&Listener>, record: &Record) -> Result<Report, Error> {
     let what = "follow the start";
     let mut progress = Progress::default();
     loop {
-        let mut polled = [PollFd::new(&report, PollFlags::RDHUP)];
+        let mut polled = [
+            PollFd::from_borrowed_fd(report.as_fd(), PollFlags::RDHUP),
+            PollFd::from_borrowed_fd(told.as_fd(), PollFlags::IN),
+        ];
         match poll(&mut polled, None) {
             Err(rustix::io::Errno::INTR) => continue,
             done => done.map_err(cannot(what))?,
         };
+        let (ended, spoke) = (!polled[0].revents().is_empty(), polled[1].revents().contains(PollFlags::IN));
         progress.read(report.as_fd()).map_err(cannot(what))?;
-        return Ok(progress.finish());
+        let mut word = [0_u8; 8];
+        let count = if spoke { recv(told, &mut word, RecvFlags::empty()).map_err(cannot(what))?.0 } else { 0 };
+        if let (Some(number), Some(listener), Some((pid, process))) =
+            (agent::number(&word[..count]), listener, progress.process())
+        {
+            agent::send(listener, process, pid, number, record)?;
+            rustix::io::write(told, &[agent::TAKEN]).map_err(cannot(what))?;
+        }
+        if ended {
+            return Ok(progress.finish());
+        }
     }
 }
 
@@ -144,7 +166,7 @@ fn ended(report: OwnedFd) -> Result<Report, Error> {
 fn below(leaf: &OwnedFd, path: &str) -> Result<OwnedFd, Error> {
     let relative = path.trim_start_matches('/');
     if relative.split('/').any(|part| part == "..") {
-        return Err(wrong(format!("--cgroup {path:?} leaves the container's cgroup"), "name one below it"));
+        return Err(wrong(format!("--cgroup: {path} is not a sub cgroup path"), "name one below the container's"));
     }
     let place = format!("/proc/self/fd/{}/{relative}", leaf.as_raw_fd());
     std::fs::File::open(place).map(OwnedFd::from).map_err(cannot(format!("open cgroup {path} of the container")))

@@ -1,13 +1,13 @@
 //! `features`: what is supported, from the very tables that reading a bundle uses.
 
 use byre_spec::oci::{
-    MOUNT_FLAGS, MOUNT_PROPAGATIONS, NAMESPACES, SECCOMP_ACTIONS, SECCOMP_FLAGS, SECCOMP_OPERATORS, VERSION_MAX,
-    VERSION_MIN,
+    MEMORY_FLAGS, MEMORY_MODES, MOUNT_FLAGS, MOUNT_PROPAGATIONS, NAMESPACES, SECCOMP_ACTIONS, SECCOMP_FLAGS,
+    SECCOMP_OPERATORS, VERSION_MAX, VERSION_MIN,
 };
 use serde_json::{Value, json};
 
 /// Options of mounts that neither set an attribute nor a propagation.
-const OTHER_OPTIONS: [&str; 3] = ["bind", "rbind", "tmpcopyup"];
+const OTHER_OPTIONS: [&str; 5] = ["bind", "idmap", "rbind", "ridmap", "tmpcopyup"];
 
 /// Features as features.md of the runtime-spec, version 1.3, has them.
 pub(crate) fn features() -> Value {
@@ -19,7 +19,7 @@ pub(crate) fn features() -> Value {
     options.sort_unstable();
     let capabilities: Vec<String> = byre_plan::CAPABILITY_NAMES.iter().map(|name| format!("CAP_{name}")).collect();
     let flags = SECCOMP_FLAGS.map(|(name, _)| name);
-    let off = json!({ "enabled": false });
+    let on = json!({ "enabled": true });
     json!({
         "ociVersionMin": VERSION_MIN,
         "ociVersionMax": VERSION_MAX,
@@ -37,12 +37,15 @@ pub(crate) fn features() -> Value {
                 "knownFlags": flags,
                 "supportedFlags": flags,
             },
-            "apparmor": off,
-            "selinux": off,
+            "apparmor": on,
+            "selinux": on,
             "intelRdt": { "enabled": false, "schemata": false, "monitoring": false },
-            "memoryPolicy": { "modes": [], "flags": [] },
-            "mountExtensions": { "idmap": off },
-            "netDevices": off,
+            "memoryPolicy": {
+                "modes": MEMORY_MODES.map(|(name, _)| name),
+                "flags": MEMORY_FLAGS.map(|(name, _)| name),
+            },
+            "mountExtensions": { "idmap": on },
+            "netDevices": on,
         },
         "annotations": { "org.byre.oci.version": env!("CARGO_PKG_VERSION") },
         "potentiallyUnsafeConfigAnnotations": [],

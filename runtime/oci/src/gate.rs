@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 
 use crate::state::{Record, Status};
-use crate::{hooks, sys};
+use crate::{agent, hooks, sys};
 
 /// What the child says when everything is mounted.
 pub(crate) const AT_ROOT: &[u8] = b"root";
@@ -38,6 +38,8 @@ pub(crate) struct Gate<'a> {
     /// Where it waits for its start.
     pub(crate) listener: BorrowedFd<'a>,
     pub(crate) hooks: &'a Hooks,
+    /// The program's, which hooks inside have too unless they bring their own.
+    pub(crate) environment: &'a [String],
     pub(crate) record: &'a Record,
     /// Name of a new session keyring.
     pub(crate) keyring: Option<CString>,
@@ -87,8 +89,13 @@ impl Gate<'_> {
         self.copies.borrow_mut().clear();
         send(&starter, &[GOING], SendFlags::NOSIGNAL).map_err(wait)?;
         *self.starter.borrow_mut() = Some(starter);
-        hooks::run("startContainer", &self.hooks.start_container, &self.state(Status::Created))
-            .map_err(|error| (error.to_string(), Errno::CANCELED))
+        hooks::run_in(
+            "startContainer",
+            &self.hooks.start_container,
+            &self.state(Status::Created),
+            Some(self.environment),
+        )
+        .map_err(|error| (error.to_string(), Errno::CANCELED))
     }
 }
 
@@ -110,6 +117,13 @@ impl Companion for Gate<'_> {
         };
         *self.copies.borrow_mut() = copies;
         done
+    }
+
+    fn listening(&self, number: i32) -> Result<(), (String, Errno)> {
+        match &*self.starter.borrow() {
+            Some(starter) => agent::tell(starter.as_fd(), number),
+            None => Err(("nobody starts it".to_owned(), Errno::BADF)),
+        }
     }
 
     fn failed(&self, step: &str, subject: &str, errno: i32) {

@@ -15,13 +15,24 @@ const TOLD_BYTES: usize = 1024;
 
 /// Runs hooks in order, up to the first that fails.
 pub(crate) fn run(kind: &'static str, hooks: &[Hook], state: &str) -> Result<(), Error> {
-    hooks
-        .iter()
-        .try_for_each(|hook| one(hook, state).map_err(|reason| Error::Hook { kind, path: hook.path.clone(), reason }))
+    run_in(kind, hooks, state, None)
+}
+
+/// As [`run`], where a hook without an environment of its own has this one.
+pub(crate) fn run_in(
+    kind: &'static str,
+    hooks: &[Hook],
+    state: &str,
+    environment: Option<&[String]>,
+) -> Result<(), Error> {
+    hooks.iter().enumerate().try_for_each(|(index, hook)| {
+        let failed = |reason| Error::Hook { kind, number: index + 1, path: hook.path.clone(), reason };
+        one(hook, state, environment).map_err(failed)
+    })
 }
 
 /// Runs one hook in this process's namespaces, to its end or its timeout.
-pub(crate) fn one(hook: &Hook, state: &str) -> Result<(), String> {
+pub(crate) fn one(hook: &Hook, state: &str, environment: Option<&[String]>) -> Result<(), String> {
     use std::os::unix::process::CommandExt as _;
     let deadline = hook.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
     let mut command = Command::new(&hook.path);
@@ -29,7 +40,7 @@ pub(crate) fn one(hook: &Hook, state: &str) -> Result<(), String> {
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    if let Some(environment) = &hook.env {
+    if let Some(environment) = hook.env.as_deref().or(environment) {
         command.env_clear().envs(environment.iter().filter_map(|entry| entry.split_once('=')));
     }
     let mut child = command.spawn().map_err(|error| format!("cannot be executed: {error}"))?;

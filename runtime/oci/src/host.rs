@@ -57,9 +57,26 @@ pub(crate) fn bundle(json: &[u8], directory: &str, own: &Own, log: &Log) -> Resu
         log.warn(warning);
     }
     resolve(&mut bundle.request)?;
+    modules(&bundle.request)?;
+    cgroups::named(&bundle.request.resources)?;
     cgroups::without_needless(&mut bundle.request.resources)?;
     let plan = Plan::check(bundle.request.clone(), &Policy::default(), Origin::VerifiedRoot)?;
     Ok((bundle, plan))
+}
+
+/// Labels of a security module that is not there would be no protection.
+fn modules(request: &LaunchRequest) -> Result<(), Error> {
+    let has_apparmor =
+        || fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y");
+    if request.process.labels.apparmor.is_some() && !has_apparmor() {
+        return Err(wrong("process.apparmorProfile: AppArmor is not enabled on this host", "leave it out"));
+    }
+    let wants_selinux = request.process.labels.selinux.is_some() || request.kernel.mount_label.is_some();
+    if wants_selinux && !Path::new("/sys/fs/selinux/enforce").exists() {
+        let problem = "process.selinuxLabel, linux.mountLabel: SELinux is not enabled on this host";
+        return Err(wrong(problem, "leave them out"));
+    }
+    Ok(())
 }
 
 /// Follows the links of the host's paths once. From here on they have none, and one that appears later is refused by the kernel.

@@ -16,7 +16,7 @@ use crate::gate::GOING;
 use crate::host::{self, Own};
 use crate::log::Log;
 use crate::state::{Place, Record, Status, Store};
-use crate::{cgroups, hooks};
+use crate::{agent, cgroups, hooks, notify};
 
 /// Longest the end of a killed process is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,10 +48,16 @@ pub(crate) fn start_created(place: &Place, record: &Record, bundle: &Bundle, log
     if !bundle.has_process {
         return Err(wrong("the bundle has no process to start", "add process to config.json and create it anew"));
     }
+    let process = record.process();
+    let noticed = notify::listen(place)?;
     let starter = connect_to(place)?;
-    let started = await_program(&starter).and_then(|()| {
+    let started = await_program(&starter, record, bundle).and_then(|()| {
         let state = record.told(Status::Running);
-        hooks::run("poststart", &bundle.hooks.poststart, &state)
+        hooks::run("poststart", &bundle.hooks.poststart, &state)?;
+        match (noticed, process) {
+            (Some(noticed), Some(process)) => notify::pass_on(&noticed, process.as_fd(), record.pid),
+            (_, _) => Ok(()),
+        }
     });
     if started.is_err()
         && let Err(left) = destroy(place, record, Some(bundle), log)
@@ -81,9 +87,16 @@ fn connect_to(place: &Place) -> Result<OwnedFd, Error> {
 }
 
 /// Waits until the program is executed, which closes the connection.
-fn await_program(starter: &OwnedFd) -> Result<(), Error> {
+fn await_program(starter: &OwnedFd, record: &Record, bundle: &Bundle) -> Result<(), Error> {
     let mut word = [0_u8; TOLD_BYTES];
-    let (count, _) = recv(starter, &mut word, RecvFlags::empty()).map_err(cannot("follow the start"))?;
+    let (mut count, _) = recv(starter, &mut word, RecvFlags::empty()).map_err(cannot("follow the start"))?;
+    if let (Some(number), Some(listener)) = (agent::number(&word[..count]), &bundle.listener) {
+        let gone = || wrong("the container's process died before its program ran", "start it anew");
+        let process = record.process().ok_or_else(gone)?;
+        agent::send(listener, process.as_fd(), record.pid, number, record)?;
+        rustix::io::write(starter, &[agent::TAKEN]).map_err(cannot("follow the start"))?;
+        (count, _) = recv(starter, &mut word, RecvFlags::empty()).map_err(cannot("follow the start"))?;
+    }
     match serde_json::from_slice::<(String, String, i32)>(&word[..count]) {
         Ok((step, subject, errno)) => Err(start_error(&step, &subject, errno)),
         Err(_) => Ok(()),
@@ -93,6 +106,13 @@ fn await_program(starter: &OwnedFd) -> Result<(), Error> {
 /// Sends a signal to a container's first process, or to all of them.
 pub(crate) fn kill(store: &Store, id: &str, signal: &str, all: bool) -> Result<(), Error> {
     let (place, record) = store.open(id)?;
+    if signal == "0" {
+        // Asks whether it runs, and does nothing to it.
+        return match place.status(&record) {
+            Status::Stopped => Err(wrong("container not running", "signals go to one that is created or running")),
+            Status::Creating | Status::Created | Status::Running | Status::Paused => Ok(()),
+        };
+    }
     let number = byre_spec::signal_number(signal).map_err(|error| wrong(error.to_string(), "see signal(7)"))?;
     let signal = Signal::from_named_raw(i32::from(number))
         .ok_or_else(|| wrong(format!("signal {number} cannot be sent"), "use one of 1 to 31"))?;

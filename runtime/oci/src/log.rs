@@ -28,6 +28,8 @@ struct Line<'a> {
 pub(crate) struct Log {
     pub(crate) file: Option<File>,
     pub(crate) format: Format,
+    /// Whether it is told what is done.
+    pub(crate) debug: bool,
 }
 
 /// Now, as RFC 3339 has it.
@@ -36,6 +38,13 @@ pub(crate) fn now() -> String {
 }
 
 impl Log {
+    /// What is done, for whoever asked to know.
+    pub(crate) fn debug(&self, message: &str) {
+        if self.debug {
+            self.line("debug", message);
+        }
+    }
+
     /// Something that the caller should know and that stops nothing.
     pub(crate) fn warn(&self, message: &str) {
         self.line("warning", message);

@@ -3,6 +3,7 @@
 //! It makes what a bundle asks for or refuses it by name, and says why in runc's log form. It keeps no process of its own: a created container
 //! waits for its start by itself. It never runs in PID 1, and nothing of a node uses it.
 
+mod agent;
 mod cgroups;
 mod console;
 mod create;
@@ -13,8 +14,10 @@ mod features;
 mod gate;
 mod hooks;
 mod host;
+mod interfaces;
 mod lifecycle;
 mod log;
+mod notify;
 mod own_copy;
 mod query;
 mod state;
@@ -47,7 +50,7 @@ struct Cli {
     /// Form of the log.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     log_format: Format,
-    /// Accepted for other runtimes' callers: everything worth saying is said anyway.
+    /// Say in the log what is done.
     #[arg(long, global = true)]
     debug: bool,
     /// Accepted: a cgroupsPath in systemd's form becomes the path that systemd would use; systemd itself is not asked.
@@ -189,55 +192,25 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Before this process opens anything, which would take the number of one that is missing.
-    let preserved = inherited(&cli.command);
     let opened = cli.log.as_ref().map(|path| std::fs::OpenOptions::new().create(true).append(true).open(path));
     let (file, unusable) = match opened.transpose() {
         Ok(file) => (file, None),
         Err(error) => (None, Some(error)),
     };
-    let log = Log { file, format: cli.log_format };
-    let done = match (unusable, preserved) {
-        (Some(error), _) => Err(cannot("open the log")(error)),
-        (None, Err(error)) => Err(error),
-        (None, Ok(())) => run(cli, &log),
+    let log = Log { file, format: cli.log_format, debug: cli.debug };
+    log.debug(&format!("byre-oci {} begins", env!("CARGO_PKG_VERSION")));
+    // Callers tell a failed exec from its program's own code by this one, as runc has it.
+    let failed = if matches!(cli.command, Command::Exec(_)) { ExitCode::from(u8::MAX) } else { ExitCode::FAILURE };
+    let done = match unusable {
+        Some(error) => Err(cannot("open the log")(error)),
+        None => run(cli, &log),
     };
     match done {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
         Err(error) => {
             log.error(&error.to_string());
-            ExitCode::FAILURE
+            failed
         }
-    }
-}
-
-/// Whether the descriptors that are to be kept are there.
-fn inherited(command: &Command) -> Result<(), Error> {
-    let preserve = match command {
-        Command::Create(making) | Command::Run { making, .. } => making.preserve_fds,
-        Command::Exec(options) => options.preserve_fds,
-        Command::Start { .. }
-        | Command::State { .. }
-        | Command::List { .. }
-        | Command::Kill { .. }
-        | Command::Delete { .. }
-        | Command::Ps { .. }
-        | Command::Pause { .. }
-        | Command::Resume { .. }
-        | Command::Update(_)
-        | Command::Events { .. }
-        | Command::Spec { .. }
-        | Command::Features
-        | Command::Checkpoint { .. }
-        | Command::Restore { .. } => 0,
-    };
-    let is_open = |number: &u32| i32::try_from(*number).is_ok_and(|number| sys::inherited(number).is_ok());
-    match (3..3_u32.saturating_add(preserve)).find(|number| !is_open(number)) {
-        Some(number) => {
-            let problem = format!("--preserve-fds {preserve}: descriptor {number} is not open");
-            Err(wrong(problem, "open it before, or preserve fewer"))
-        }
-        None => Ok(()),
     }
 }
 
@@ -342,17 +315,18 @@ fn no_criu(command: &str) -> Error {
     wrong(problem, "end the container and start it anew")
 }
 
-/// `5`, `5s` or `1m`.
+/// `5`, `5s`, `100ms` or `1m`.
 fn seconds(text: &str) -> Result<Duration, Error> {
     let (digits, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit {
-        "" | "s" => Some(1),
-        "m" => Some(60),
+        "ms" => Some(1),
+        "" | "s" => Some(1000),
+        "m" => Some(60_000),
         _ => None,
     };
-    let seconds = digits.parse::<u64>().ok().zip(factor).and_then(|(count, factor)| count.checked_mul(factor));
-    seconds
-        .filter(|seconds| *seconds > 0)
-        .map(Duration::from_secs)
-        .ok_or_else(|| wrong(format!("{text:?} is no interval"), "write it as 5s or 1m"))
+    let interval = digits.parse::<u64>().ok().zip(factor).and_then(|(count, factor)| count.checked_mul(factor));
+    interval
+        .filter(|milliseconds| *milliseconds > 0)
+        .map(Duration::from_millis)
+        .ok_or_else(|| wrong(format!("{text:?} is no interval"), "write it as 5s, 100ms or 1m"))
 }

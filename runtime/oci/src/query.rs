@@ -1,8 +1,10 @@
 //! What is asked about containers: list, processes, statistics.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cgroups;
@@ -18,20 +20,44 @@ pub(crate) enum Form {
     Json,
 }
 
-fn listed(place: &Place, record: &Record) -> Value {
+fn listed<'a>(place: &Place, record: &'a Record) -> Listed<'a> {
     let status = place.status(record);
     let owner = owner(record.owner);
-    json!({
-        "ociVersion": record.oci_version,
-        "id": record.id,
-        "pid": if status == Status::Stopped { 0 } else { record.pid },
-        "status": status.name(),
-        "bundle": record.bundle,
-        "rootfs": format!("{}/rootfs", record.bundle),
-        "created": record.created,
-        "annotations": record.annotations,
-        "owner": owner,
-    })
+    Listed {
+        oci_version: &record.oci_version,
+        id: &record.id,
+        pid: if status == Status::Stopped { 0 } else { record.pid },
+        status: status.name(),
+        bundle: &record.bundle,
+        rootfs: format!("{}/rootfs", record.bundle),
+        created: &record.created,
+        annotations: &record.annotations,
+        owner,
+    }
+}
+
+/// A container in a list. Callers read it as runc writes it, down to the order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed<'a> {
+    oci_version: &'a str,
+    id: &'a str,
+    pid: u32,
+    status: &'static str,
+    bundle: &'a str,
+    rootfs: String,
+    created: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+    owner: String,
+}
+
+/// Statistics, in the same way.
+#[derive(Serialize)]
+struct Event<'a> {
+    r#type: &'static str,
+    id: &'a str,
+    data: Value,
 }
 
 fn owner(uid: u32) -> String {
@@ -53,8 +79,8 @@ pub(crate) fn list(store: &Store, form: Form, quiet: bool) -> Result<(), Error> 
     }
     match form {
         Form::Json => {
-            let all: Vec<Value> = all.iter().map(|(place, record)| listed(place, record)).collect();
-            println!("{}", Value::from(all));
+            let all: Vec<Listed<'_>> = all.iter().map(|(place, record)| listed(place, record)).collect();
+            println!("{}", serde_json::to_string(&all).unwrap_or_default());
         }
         Form::Table => {
             let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
@@ -124,7 +150,7 @@ fn keyed(cgroup: BorrowedFd<'_>, file: &str) -> serde_json::Map<String, Value> {
 }
 
 /// A container's usage. What the host's cgroup v2 has no controller for is left out.
-fn statistics(outer: BorrowedFd<'_>, id: &str) -> Value {
+fn statistics<'a>(outer: BorrowedFd<'_>, id: &'a str) -> Event<'a> {
     let mut data = serde_json::Map::new();
     let cpu = keyed(outer, "cpu.stat");
     let nanoseconds = |key: &str| cpu.get(key).and_then(Value::as_u64).map(|us| us.saturating_mul(1000));
@@ -143,7 +169,7 @@ fn statistics(outer: BorrowedFd<'_>, id: &str) -> Value {
     let current = number(outer, "pids.current")
         .unwrap_or_else(|| u64::try_from(cgroups::processes(outer).len()).unwrap_or(u64::MAX));
     data.insert("pids".to_owned(), json!({ "current": current, "limit": number(outer, "pids.max") }));
-    json!({ "type": "stats", "id": id, "data": data })
+    Event { r#type: "stats", id, data: data.into() }
 }
 
 /// Prints statistics once, or every so often until the container ends.
@@ -152,10 +178,12 @@ pub(crate) fn events(store: &Store, id: &str, once: bool, interval: Duration) ->
     let pidfd = record.process().ok_or_else(|| wrong("container not running", "statistics are of one that runs"))?;
     let (outer, _) = cgroups::open(&record.cgroup)?;
     loop {
-        println!("{}", statistics(outer.as_fd(), id));
+        println!("{}", serde_json::to_string(&statistics(outer.as_fd(), id)).unwrap_or_default());
         let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        let timeout =
-            rustix::event::Timespec { tv_sec: i64::try_from(interval.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+        let timeout = rustix::event::Timespec {
+            tv_sec: i64::try_from(interval.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(interval.subsec_nanos()),
+        };
         if once || rustix::event::poll(&mut polled, Some(&timeout)).is_ok_and(|count| count > 0) {
             return Ok(());
         }

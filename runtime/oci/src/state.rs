@@ -204,6 +204,11 @@ impl Store {
 }
 
 impl Place {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn read(&self, name: &str) -> std::io::Result<Vec<u8>> {
         let file = fs::File::open(self.path.join(name))?;
         let mut bytes = Vec::new();

@@ -24,8 +24,8 @@ const LAST_CAPABILITY: u32 = 40;
 /// Every bit up to [`LAST_CAPABILITY`].
 const ALL_CAPABILITIES: u64 = (1 << (LAST_CAPABILITY + 1)) - 1;
 
-/// SECCOMP_FILTER_FLAG_LOG, _SPEC_ALLOW. TSYNC means nothing for a process of one thread; NEW_LISTENER needs a receiver for its descriptor.
-const SECCOMP_FLAGS: u32 = 0b110;
+/// SECCOMP_FILTER_FLAG_LOG, _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV. TSYNC means nothing for a process of one thread.
+const SECCOMP_FLAGS: u32 = 0b10_1110;
 
 /// Highest sensible terminal side. The kernel takes any u16; nothing displays more.
 const TERMINAL_CELLS: u16 = 10_000;
@@ -63,6 +63,7 @@ pub(crate) fn process(process: &Process) -> Result<(), Refusal> {
         no_new_privileges: _,
         oom_score_adj,
         scheduling,
+        labels,
     } = process;
     arguments(*program, args)?;
     environment(env)?;
@@ -72,6 +73,7 @@ pub(crate) fn process(process: &Process) -> Result<(), Refusal> {
     capabilities(sets)?;
     rlimits(limits)?;
     kernel::scheduling(scheduling)?;
+    kernel::labels(labels)?;
     match oom_score_adj {
         Some(value) if !(-1000..=1000).contains(value) => Err(Refusal::new(
             "process.oom_score_adj",
@@ -262,7 +264,17 @@ fn namespaces(namespaces: &Namespaces) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The maps of a user namespace that a workload lives in.
 fn id_maps(field: &str, maps: &[IdMap]) -> Result<(), Refusal> {
+    if !maps.is_empty() && !maps.iter().any(|map| map.inside == 0) {
+        let remedy = "map id 0: the workload's root makes its mounts";
+        return Err(Refusal::new(field, "does not map id 0", remedy));
+    }
+    id_ranges(field, maps)
+}
+
+/// Maps of any kind: each id once on both sides.
+fn id_ranges(field: &str, maps: &[IdMap]) -> Result<(), Refusal> {
     at_most(field, maps.len(), limits::ID_MAPS)?;
     let fault = |reason: &str, remedy: &str| Err(Refusal::new(field, reason, remedy));
     if maps.is_empty() {
@@ -285,9 +297,6 @@ fn id_maps(field: &str, maps: &[IdMap]) -> Result<(), Refusal> {
                 );
             }
         }
-    }
-    if !inside.iter().any(|(first, _)| *first == 0) {
-        return fault("does not map id 0", "map id 0: the workload's root makes its mounts");
     }
     for ranges in [&mut inside, &mut outside] {
         ranges.sort_unstable();
@@ -369,7 +378,7 @@ fn seccomp(seccomp: &Seccomp) -> Result<(), Refusal> {
             }
             at_most("seccomp.filter.instructions", instructions.len(), limits::SECCOMP_INSTRUCTIONS)?;
             if flags & !SECCOMP_FLAGS != 0 {
-                let remedy = "use SECCOMP_FILTER_FLAG_LOG and SECCOMP_FILTER_FLAG_SPEC_ALLOW only";
+                let remedy = "use LOG, SPEC_ALLOW, NEW_LISTENER and WAIT_KILLABLE_RECV of SECCOMP_FILTER_FLAG_ only";
                 return Err(Refusal::new("seccomp.filter.flags", format!("{flags:#x} is not supported"), remedy));
             }
             Ok(())

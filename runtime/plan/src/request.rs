@@ -91,6 +91,9 @@ pub struct Process {
     /// How its processor time and disk requests are scheduled.
     #[serde(default)]
     pub scheduling: Scheduling,
+    /// What security modules are told of it.
+    #[serde(default)]
+    pub labels: Labels,
 }
 
 impl LaunchRequest {

@@ -40,6 +40,8 @@ pub enum Action {
     Errno(u16),
     /// A tracer is told; without one the call fails with ENOSYS.
     Trace(u16),
+    /// Whoever listens decides; without a listener the call fails with ENOSYS.
+    Notify,
     /// Allowed, and logged.
     Log,
     /// Allowed.
@@ -56,6 +58,7 @@ impl Action {
             Self::Trap => 0x0003_0000,
             Self::Errno(number) => 0x0005_0000 | u32::from(number.min(4095)),
             Self::Trace(data) => 0x7ff0_0000 | u32::from(data),
+            Self::Notify => 0x7fc0_0000,
             Self::Log => 0x7ffc_0000,
             Self::Allow => 0x7fff_0000,
         }

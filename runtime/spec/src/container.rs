@@ -58,6 +58,7 @@ pub fn default_container(what: ContainerDefaults) -> LaunchRequest {
             no_new_privileges: true,
             oom_score_adj: None,
             scheduling: byre_plan::Scheduling::default(),
+            labels: byre_plan::Labels::default(),
         },
         root: Root::Layers { layers: what.layers, read_only: false },
         namespaces: Namespaces { user: UserNamespace::Automatic, ..Namespaces::default() },

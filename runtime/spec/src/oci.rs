@@ -7,6 +7,7 @@
 mod config;
 mod convert;
 pub mod fields;
+mod kernel;
 mod mounts;
 mod process;
 mod resources;
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 pub use config::{Hook, Hooks};
 pub use convert::NAMESPACES;
+pub use kernel::{LANDLOCK_ANNOTATION, MEMORY_FLAGS, MEMORY_MODES};
 pub use mounts::{MOUNT_FLAGS, MOUNT_PROPAGATIONS};
 pub use seccomp::{SECCOMP_ACTIONS, SECCOMP_FLAGS, SECCOMP_OPERATORS};
 
@@ -62,8 +64,21 @@ pub struct Bundle {
     pub version: String,
     /// Whether it has a program at all; without one it can be created and never started.
     pub has_process: bool,
+    /// Who decides about system calls that the filter hands on.
+    pub listener: Option<Listener>,
+    /// Interfaces of the host that move into the container, and their names there.
+    pub net_devices: Vec<(String, String)>,
     /// What was not understood and does not matter.
     pub warnings: Vec<String>,
+}
+
+/// Who decides about system calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The unix socket that is sent the filter's descriptor.
+    pub path: String,
+    /// What it is told beside.
+    pub metadata: String,
 }
 
 /// Reads a config.json.

@@ -95,6 +95,7 @@ fn say(to: &mut Value, action: &str, number: &str, what: Action) {
         Action::Trap => ("SCMP_ACT_TRAP", None),
         Action::Errno(errno) => ("SCMP_ACT_ERRNO", Some(errno)),
         Action::Trace(data) => ("SCMP_ACT_TRACE", Some(data)),
+        Action::Notify => ("SCMP_ACT_NOTIFY", None),
         Action::Log => ("SCMP_ACT_LOG", None),
         Action::Allow => ("SCMP_ACT_ALLOW", None),
     };

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Gid, Uid};
 
-use super::{Scratch, apply_options, attributes, clone_tree, detached, nodes};
+use super::{Scratch, apply_options, attributes, clone_tree, detached, mapped, nodes};
 use crate::Context;
 use crate::ids::Ids;
 use crate::report::{Failure, Step};
@@ -98,6 +98,7 @@ pub(crate) fn prepare(request: &LaunchRequest, context: &Context<'_>, ids: &Ids)
     let mut maker = Maker { context, ids, request, files: None };
     for (index, mount) in (0..).zip(&request.mounts) {
         if let (Some(made), is_new) = maker.make(mount)? {
+            mapped::apply(index, made.as_fd(), mount, request, ids)?;
             host.put(index, made, is_new);
         }
     }

@@ -9,25 +9,28 @@ use super::{attributes, detached};
 use crate::inside;
 use crate::report::{Failure, Step};
 
-/// Makes the file system of a mount, detached.
-pub(crate) fn make(mount: &Mount) -> Result<OwnedFd, Failure> {
+/// Makes the file system of a mount, detached, with this SELinux label if it is of a kind that takes one.
+pub(crate) fn make(mount: &Mount, label: Option<&str>) -> Result<OwnedFd, Failure> {
+    let labelled: Vec<(&str, &str)> = label.map(|label| ("context", label)).into_iter().collect();
     let attributes = attributes(mount.options);
     match &mount.source {
         MountSource::Proc => detached("proc", &[], attributes),
         MountSource::Sysfs => detached("sysfs", &[], attributes),
         MountSource::Cgroup => detached("cgroup2", &[], attributes),
-        MountSource::Mqueue => detached("mqueue", &[], attributes),
+        MountSource::Mqueue => detached("mqueue", &labelled, attributes),
         MountSource::Devpts => devpts(attributes),
         MountSource::Tmpfs { size_bytes, mode } => {
             let (size, mode) = (size_bytes.to_string(), format!("{mode:o}"));
-            let mut settings = vec![("mode", mode.as_str())];
+            let mut settings = [labelled.as_slice(), &[("mode", mode.as_str())]].concat();
             if *size_bytes > 0 {
                 settings.push(("size", &size));
             }
             detached("tmpfs", &settings, attributes)
         }
         MountSource::FileSystem { kind, source, settings, copy_up: _ } => {
-            file_system(kind, source, settings, attributes)
+            let takes_label = matches!(kind.as_str(), "tmpfs" | "devpts" | "mqueue");
+            let own = label.filter(|_| takes_label).map(|label| format!("context={label}"));
+            file_system(kind, source, settings.iter().chain(&own), attributes)
         }
         MountSource::Devices
         | MountSource::Bind { .. }
@@ -40,10 +43,10 @@ pub(crate) fn make(mount: &Mount) -> Result<OwnedFd, Failure> {
 }
 
 /// A file system of any kind.
-fn file_system(
+fn file_system<'a>(
     kind: &str,
     source: &str,
-    settings: &[String],
+    settings: impl Iterator<Item = &'a String>,
     attributes: rustix::mount::MountAttrFlags,
 ) -> Result<OwnedFd, Failure> {
     use rustix::mount::{

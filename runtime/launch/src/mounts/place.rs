@@ -23,13 +23,25 @@ pub(crate) fn isolate() -> Result<(), Failure> {
 /// Attaches every mount of the plan below `root`, then hides and protects paths.
 pub(crate) fn place_all(root: BorrowedFd<'_>, request: &LaunchRequest, host: &HostSide) -> Result<(), Failure> {
     let step = "mount";
+    let label = request.kernel.mount_label.as_deref();
     let ids_are_host = matches!(request.namespaces.user, UserNamespace::Host);
+    let mut closed_later = Vec::new();
     for (index, mount) in (0..).zip(&request.mounts) {
         let (made, is_new_volume) = match host.mount(index) {
             Some(made) => made,
-            None => (&own_namespace::make(mount)?, copies_up(&mount.source)),
+            None if is_written_first(mount) => {
+                let options = byre_plan::MountOptions { read_only: false, ..mount.options };
+                let open = byre_plan::Mount { options, ..mount.clone() };
+                let made = own_namespace::make(&open, label)?;
+                closed_later.push((made.try_clone().step(step, &mount.target)?, mount.target.clone()));
+                (&made.try_clone().step(step, &mount.target)?, copies_up(&mount.source))
+            }
+            None => (&own_namespace::make(mount, label)?, copies_up(&mount.source)),
         };
         let kind = inside::kind(made.as_fd()).step(step, &mount.target)?;
+        if is_pseudo(&mount.source) {
+            inside::plain(root, &mount.target).step(ORDINARY, &mount.target)?;
+        }
         let place = inside::open_or_make(root, &mount.target, kind).step("make mount point", &mount.target)?;
         if is_new_volume {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -58,10 +70,54 @@ pub(crate) fn place_all(root: BorrowedFd<'_>, request: &LaunchRequest, host: &Ho
         let place = inside::open_or_make(root, path, Kind::File).step("make mount point", path)?;
         attach(node, place.as_fd()).step(step, path)?;
     }
+    for (made, target) in closed_later {
+        let read_only =
+            MountAttributes { set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()), ..MountAttributes::default() };
+        mount_setattr(made.as_fd(), c"", false, &read_only).step("make mount read-only", &target)?;
+    }
     protect(root, &request.read_only_paths)?;
     mask(root, &request.masked_paths, host)
 }
 
+/// A tmpfs that others are mounted in: it can be read-only only when their mount points have been made.
+fn is_written_first(mount: &byre_plan::Mount) -> bool {
+    mount.options.read_only
+        && match &mount.source {
+            MountSource::Tmpfs { .. } => true,
+            MountSource::FileSystem { kind, .. } => kind == "tmpfs",
+            MountSource::Proc
+            | MountSource::Sysfs
+            | MountSource::Cgroup
+            | MountSource::Mqueue
+            | MountSource::Devpts
+            | MountSource::Devices
+            | MountSource::Bind { .. }
+            | MountSource::Volume(_)
+            | MountSource::OwnVolume(_)
+            | MountSource::GeneratedFile(_) => false,
+        }
+}
+
+/// What an image must not lead elsewhere: what is written and masked below /proc and /sys would be somebody else's files (CVE-2019-16884,
+/// CVE-2019-19921).
+fn is_pseudo(source: &MountSource) -> bool {
+    match source {
+        MountSource::Proc | MountSource::Sysfs => true,
+        MountSource::FileSystem { kind, .. } => kind == "proc" || kind == "sysfs",
+        MountSource::Cgroup
+        | MountSource::Mqueue
+        | MountSource::Devpts
+        | MountSource::Devices
+        | MountSource::Tmpfs { .. }
+        | MountSource::Bind { .. }
+        | MountSource::Volume(_)
+        | MountSource::OwnVolume(_)
+        | MountSource::GeneratedFile(_) => false,
+    }
+}
+
+/// The step of a mount point that is none.
+const ORDINARY: &str = "mount a file system that must be mounted on ordinary directory";
 fn copies_up(source: &MountSource) -> bool {
     match source {
         MountSource::FileSystem { copy_up, .. } => *copy_up,

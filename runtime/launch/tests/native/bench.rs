@@ -330,6 +330,7 @@ pub(crate) fn host_script(script: &str) -> LaunchRequest {
         no_new_privileges: true,
         oom_score_adj: None,
         scheduling: byre_plan::Scheduling::default(),
+        labels: byre_plan::Labels::default(),
     })
 }
 

@@ -314,9 +314,11 @@ fn bundle(bench: &Bench, users: UserNamespace) -> LaunchRequest {
             .then_some(TimeOffsets { monotonic: (1000, 0), boottime: (0, 5) }),
         root_propagation: Some(Propagation::Private),
         personality: Some(8),
+        ..KernelSettings::default()
     };
     let batch = Scheduler { policy: 3, nice: 1, ..Scheduler::default() };
-    request.process.scheduling = Scheduling { processor: Some(batch), disk: Some(2 << 13 | 5) };
+    request.process.scheduling =
+        Scheduling { processor: Some(batch), disk: Some(2 << 13 | 5), ..Scheduling::default() };
     request.masked_paths.clear();
     request
 }

@@ -5,12 +5,15 @@ use crate::capability::CAPABILITY_NAMES;
 use crate::limits::{AUTOMATIC_IDS, HOST_IDS};
 use crate::policy::{Policy, Refusal};
 use crate::request::{
-    Capabilities, IdMap, KernelSettings, LaunchRequest, Mount, MountSource, Namespace, Namespaces, Process, Program,
-    Propagation, Resources, Root, Scheduling, Seccomp, UserNamespace,
+    Capabilities, IdMap, KernelSettings, Labels, LaunchRequest, Mount, MountSource, Namespace, Namespaces, Process,
+    Program, Propagation, Resources, Root, Scheduling, Seccomp, UserNamespace,
 };
 
 /// RLIMIT_NICE and RLIMIT_RTPRIO: with them a process takes processors from everybody.
 const SCHEDULING_RLIMITS: [u8; 2] = [13, 14];
+
+/// SECCOMP_FILTER_FLAG_NEW_LISTENER.
+const NEW_LISTENER: u32 = 8;
 
 /// Where namespaces of workloads are bound for others to join.
 const BOUND_NAMESPACES: &str = "/run/byre/ns";
@@ -45,6 +48,9 @@ pub(crate) fn allowed(request: &LaunchRequest, policy: &Policy) -> Result<(), Re
     }
     match &request.seccomp {
         Seccomp::Default => Ok(()),
+        Seccomp::Filter { flags, .. } if flags & NEW_LISTENER != 0 => {
+            denied("seccomp", "a filter that hands system calls to another process", "use the default filter")
+        }
         Seccomp::None | Seccomp::Filter { .. } if policy.no_seccomp => Ok(()),
         Seccomp::None | Seccomp::Filter { .. } => {
             denied("seccomp", "a process without the node's seccomp filter", "use the default filter")
@@ -94,6 +100,9 @@ fn process(process: &Process, policy: &Policy) -> Result<(), Refusal> {
     }
     if process.scheduling != Scheduling::default() {
         return denied("process.scheduling", "a scheduling of its own", "leave it out");
+    }
+    if process.labels != Labels::default() {
+        return denied("process.labels", "labels of security modules", "leave them out");
     }
     let scheduling =
         process.rlimits.iter().position(|limit| SCHEDULING_RLIMITS.contains(&limit.resource) && limit.hard != 0);

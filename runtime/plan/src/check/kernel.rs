@@ -4,8 +4,8 @@ use super::form::{at_most, path_below_root, text};
 use crate::limits;
 use crate::policy::Refusal;
 use crate::request::{
-    KernelSettings, LaunchRequest, Mount, MountSource, Namespace, Node, NodeKind, Propagation, Scheduling, TimeOffsets,
-    UserNamespace,
+    KernelSettings, Labels, LaunchRequest, MappedMount, MemoryPolicy, Mount, MountIds, MountSource, Namespace, Node,
+    NodeKind, Propagation, Scheduling, TimeOffsets, UserNamespace,
 };
 
 /// MOUNT_ATTR_NOSUID, _NODEV, _NOEXEC, _RDONLY, the access times, _NODIRATIME and _NOSYMFOLLOW of linux/mount.h.
@@ -20,6 +20,12 @@ const SECOND: u32 = 1_000_000_000;
 const LAST_POLICY: u32 = 7;
 /// Highest class of ioprio_set(2): IDLE.
 const LAST_DISK_CLASS: u16 = 3;
+/// The mode in set_mempolicy(2)'s number, the last one (MPOL_WEIGHTED_INTERLEAVE), and MPOL_F_STATIC_NODES, _RELATIVE_NODES, _NUMA_BALANCING.
+const MEMORY_MODE: u32 = 0xff;
+const LAST_MEMORY_MODE: u32 = 6;
+const MEMORY_FLAGS: u32 = 0xe000;
+/// Longest label: a page is what the kernel takes at once.
+const LABEL_BYTES: usize = 4000;
 
 /// Nodes and links below the root.
 pub(super) fn nodes(nodes: &[Node]) -> Result<(), Refusal> {
@@ -93,7 +99,28 @@ pub(super) fn mount_options(field: &str, mount: &Mount) -> Result<(), Refusal> {
 
 /// Settings of the kernel.
 pub(super) fn settings(request: &LaunchRequest) -> Result<(), Refusal> {
-    let KernelSettings { domain_name, time, root_propagation, personality: _ } = &request.kernel;
+    let KernelSettings {
+        domain_name,
+        time,
+        root_propagation,
+        personality: _,
+        memory_policy,
+        mapped_mounts: mapped,
+        mount_label,
+    } = &request.kernel;
+    mapped_mounts(request, mapped)?;
+    if let Some(label) = mount_label {
+        label_text("kernel.mount_label", label)?;
+    }
+    if let Some(MemoryPolicy { mode, nodes: _ }) = memory_policy
+        && (mode & MEMORY_MODE > LAST_MEMORY_MODE || mode & !(MEMORY_MODE | MEMORY_FLAGS) != 0)
+    {
+        return Err(Refusal::new(
+            "kernel.memory_policy",
+            format!("{mode:#x} does not exist"),
+            "use one of set_mempolicy(2)",
+        ));
+    }
     if let Some(name) = domain_name {
         text("kernel.domain_name", name, DOMAIN_NAME_BYTES)?;
         if !matches!(request.namespaces.uts, Namespace::New) {
@@ -112,16 +139,55 @@ pub(super) fn settings(request: &LaunchRequest) -> Result<(), Refusal> {
         return Err(Refusal::new("kernel.time", "does not go with a user namespace", remedy));
     }
     match root_propagation {
-        // A root that hands mounts on could not be pivoted to, and would hand the host's own mounts on.
-        Some(Propagation::Shared) => {
-            Err(Refusal::new("kernel.root_propagation", "shared is not supported", "use private or slave"))
-        }
         Some(_) if !matches!(request.namespaces.mount, Namespace::New) => {
             let remedy = "use a new mount namespace";
             Err(Refusal::new("kernel.root_propagation", "the host's mounts are not changed by a workload", remedy))
         }
-        Some(Propagation::Private | Propagation::Slave) | None => Ok(()),
+        // Set when the host's root is gone: what is shared then is shared by those who join the container.
+        Some(Propagation::Private | Propagation::Slave | Propagation::Shared) | None => Ok(()),
     }
+}
+
+/// Mounts with ids of their own.
+fn mapped_mounts(request: &LaunchRequest, mapped: &[MappedMount]) -> Result<(), Refusal> {
+    at_most("kernel.mapped_mounts", mapped.len(), limits::MOUNTS)?;
+    let mut seen = std::collections::BTreeSet::new();
+    for one in mapped {
+        let field = format!("mounts[{}].ids", one.mount);
+        let fault = |reason: &str, remedy: &str| Err(Refusal::new(field.clone(), reason, remedy));
+        match request.mounts.get(usize::from(one.mount)).map(|mount| &mount.source) {
+            Some(MountSource::Bind { .. }) if seen.insert(one.mount) => {}
+            Some(_) | None => return fault("are for a bind mount, once", "leave them out"),
+        }
+        match &one.ids {
+            MountIds::Workload if matches!(request.namespaces.user, UserNamespace::Host) => {
+                return fault("are those of a user namespace, and there is none", "give maps, or use a user namespace");
+            }
+            MountIds::Workload => {}
+            MountIds::Mapped { uids, gids } => {
+                super::id_ranges(&format!("{field}.uids"), uids)?;
+                super::id_ranges(&format!("{field}.gids"), gids)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names that security modules know.
+pub(super) fn labels(labels: &Labels) -> Result<(), Refusal> {
+    let Labels { apparmor, selinux } = labels;
+    if let Some(profile) = apparmor {
+        label_text("process.labels.apparmor", profile)?;
+    }
+    selinux.as_ref().map_or(Ok(()), |label| label_text("process.labels.selinux", label))
+}
+
+fn label_text(field: &str, label: &str) -> Result<(), Refusal> {
+    text(field, label, LABEL_BYTES)?;
+    if label.is_empty() || label.chars().any(char::is_whitespace) {
+        return Err(Refusal::new(field, format!("{label:?} is no label"), "use its name, without spaces"));
+    }
+    Ok(())
 }
 
 /// How a process is scheduled. Whether it may be so is for the kernel to say.

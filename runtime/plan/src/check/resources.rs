@@ -24,8 +24,8 @@ const UNIFIED_CONTROLLERS: [&str; 8] = ["cpu", "cpuset", "hugetlb", "io", "memor
 pub(super) fn hostname(request: &LaunchRequest) -> Result<(), Refusal> {
     let Some(name) = &request.hostname else { return Ok(()) };
     let fault = |reason: String, remedy: &str| Err(Refusal::new("hostname", reason, remedy));
-    if !matches!(request.namespaces.uts, Namespace::New) {
-        return fault("is for a new UTS namespace only".to_owned(), "use a new UTS namespace or leave the name out");
+    if matches!(request.namespaces.uts, Namespace::Host) {
+        return fault("is not for the host's UTS namespace".to_owned(), "use another one or leave the name out");
     }
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > HOSTNAME_BYTES || !name.bytes().all(good) {

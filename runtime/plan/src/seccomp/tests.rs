@@ -42,6 +42,7 @@ fn action() -> impl Strategy<Value = Action> {
         (0_u16..4096).prop_map(Action::Errno),
         any::<u16>().prop_map(Action::Trace),
         Just(Action::Log),
+        Just(Action::Notify),
         Just(Action::Allow),
     ]
 }

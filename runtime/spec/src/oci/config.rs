@@ -19,12 +19,23 @@ shape!(Config {
     hooks: Hooks, annotations: BTreeMap<String, String>, linux: Linux,
 });
 shape!(Root { path: String, readonly: bool });
-shape!(Mount { destination: String, source: String, r#type: String, options: Vec<String> });
+shape!(Mount {
+    destination: String, source: String, r#type: String, options: Vec<String>, uid_mappings: Vec<IdMapping>,
+    gid_mappings: Vec<IdMapping>,
+});
 shape!(Process {
     terminal: bool, console_size: ConsoleSize, cwd: String, env: Vec<String>, args: Vec<String>, rlimits: Vec<Rlimit>,
     capabilities: Capabilities, no_new_privileges: bool, oom_score_adj: Option<i64>, scheduler: Option<Scheduler>,
-    io_priority: Option<IoPriority>, user: User,
+    io_priority: Option<IoPriority>, user: User, apparmor_profile: String, selinux_label: String,
+    #[serde(rename = "execCPUAffinity")] exec_cpu_affinity: Affinity,
 });
+shape!(Affinity {
+    initial: String,
+    #[serde(rename = "final")]
+    last: String
+});
+shape!(MemoryPolicy { mode: String, nodes: String, flags: Vec<String> });
+shape!(NetDevice { name: String });
 shape!(ConsoleSize { height: u64, width: u64 });
 shape!(Rlimit { r#type: String, soft: u64, hard: u64 });
 shape!(Capabilities {
@@ -39,7 +50,8 @@ shape!(Linux {
     namespaces: Vec<Namespace>, uid_mappings: Vec<IdMapping>, gid_mappings: Vec<IdMapping>,
     time_offsets: Option<TimeOffsets>, devices: Vec<Device>, cgroups_path: String, resources: Resources,
     sysctl: BTreeMap<String, String>, seccomp: Option<Seccomp>, rootfs_propagation: String, masked_paths: Vec<String>,
-    readonly_paths: Vec<String>, personality: Option<Personality>,
+    readonly_paths: Vec<String>, personality: Option<Personality>, memory_policy: Option<MemoryPolicy>,
+    mount_label: String, net_devices: BTreeMap<String, NetDevice>,
 });
 shape!(Namespace { r#type: String, path: String });
 shape!(TimeOffsets { monotonic: Offset, boottime: Offset });
@@ -74,6 +86,7 @@ shape!(Pids { limit: Option<i64> });
 shape!(Rdma { hca_handles: Option<u32>, hca_objects: Option<u32> });
 shape!(Seccomp {
     default_action: String, default_errno_ret: Option<u32>, flags: Vec<String>, syscalls: Vec<Syscalls>,
+    listener_path: String, listener_metadata: String,
 });
 shape!(Syscalls { names: Vec<String>, action: String, errno_ret: Option<u32>, args: Vec<Argument> });
 shape!(Argument { index: u32, value: u64, value_two: u64, op: String });

@@ -7,11 +7,15 @@ use byre_plan::{
 
 use super::config::{Config, Device, Hook, Hooks, IdMapping, Linux, Offset, Personality};
 use super::fields::refusal;
-use super::{ANNOTATIONS, Around, Bundle, HOOKS, VERSION_MAX, VERSION_MIN, mounts, process, resources, seccomp};
+use super::{
+    ANNOTATIONS, Around, Bundle, HOOKS, VERSION_MAX, VERSION_MIN, kernel, mounts, process, resources, seccomp,
+};
 
 /// Types of namespaces that a bundle may name.
 pub const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
 
+/// Interfaces of one container.
+const NET_DEVICES: usize = 64;
 /// PER_LINUX32 of personality(2).
 const LINUX32: u32 = 8;
 
@@ -31,9 +35,14 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
         return Err(refusal("root.path", "is missing", "name the directory that holds the root file system"));
     }
     let linux = config.linux;
+    let net_devices = net_devices(&linux)?;
     let namespaces = namespaces(&linux)?;
     let devices = resources::device_rules(&linux.resources.devices, &linux.devices)?;
     let nodes = nodes(&linux.devices, mounts::keeps_dev(&config.mounts))?;
+    let mapped_mounts = (config.mounts.iter().enumerate())
+        .filter_map(|(index, mount)| kernel::mapped(index, mount).transpose())
+        .collect::<Result<_, _>>()?;
+    let listener = linux.seccomp.as_ref().map_or(Ok(None), seccomp::listener)?;
     let request = LaunchRequest {
         process,
         root: Root::Directory { path: joined(around.bundle, &config.root.path), read_only: config.root.readonly },
@@ -50,13 +59,16 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
         masked_paths: linux.masked_paths.clone(),
         read_only_paths: linux.readonly_paths.clone(),
         seccomp: linux.seccomp.as_ref().map_or(Ok(Seccomp::None), |filter| seccomp::filter(filter, warnings))?,
-        landlock: Vec::new(),
+        landlock: kernel::landlock(&config.annotations)?,
         nodes,
         kernel: KernelSettings {
             domain_name: Some(config.domainname).filter(|name| !name.is_empty()),
             time: time(&linux)?,
             root_propagation: root_propagation(&linux.rootfs_propagation)?,
             personality: linux.personality.as_ref().map(personality).transpose()?,
+            memory_policy: linux.memory_policy.as_ref().map(kernel::memory_policy).transpose()?,
+            mapped_mounts,
+            mount_label: Some(linux.mount_label).filter(|label| !label.is_empty()),
         },
         namespaces,
     };
@@ -67,6 +79,8 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
         annotations: config.annotations,
         version: config.oci_version,
         has_process,
+        listener,
+        net_devices,
         warnings: Vec::new(),
     })
 }
@@ -90,6 +104,7 @@ fn nothing() -> byre_plan::Process {
         no_new_privileges: true,
         oom_score_adj: None,
         scheduling: byre_plan::Scheduling::default(),
+        labels: byre_plan::Labels::default(),
     }
 }
 
@@ -185,6 +200,32 @@ fn namespaces(linux: &Linux) -> Result<Namespaces, Refusal> {
     Ok(namespaces)
 }
 
+/// Interfaces that move into the container, and their names there.
+fn net_devices(linux: &Linux) -> Result<Vec<(String, String)>, Refusal> {
+    let mut all = Vec::new();
+    for (name, device) in &linux.net_devices {
+        let inside = if device.name.is_empty() { name } else { &device.name };
+        for text in [name, inside] {
+            let good = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%');
+            if text.is_empty() || text.len() > 15 || text == "." || text == ".." || !text.bytes().all(good) {
+                let shown: String = text.chars().take(40).collect();
+                let remedy = "use 1 to 15 printable characters without '/', ':' and '%'";
+                return Err(refusal("linux.netDevices", format!("{shown:?} is no name of an interface"), remedy));
+            }
+        }
+        all.push((name.clone(), inside.clone()));
+    }
+    if all.len() > NET_DEVICES {
+        return Err(refusal("linux.netDevices", format!("has {}", all.len()), format!("use at most {NET_DEVICES}")));
+    }
+    let own = linux.namespaces.iter().any(|one| one.r#type == "network");
+    if !all.is_empty() && !own {
+        let remedy = "add a network namespace to linux.namespaces";
+        return Err(refusal("linux.netDevices", "are for a network namespace", remedy));
+    }
+    Ok(all)
+}
+
 fn id_maps(lines: &[IdMapping]) -> Vec<IdMap> {
     lines.iter().map(|line| IdMap { inside: line.container_id, outside: line.host_id, count: line.size }).collect()
 }
@@ -206,9 +247,10 @@ fn root_propagation(text: &str) -> Result<Option<Propagation>, Refusal> {
         "" => Ok(None),
         "private" | "rprivate" => Ok(Some(Propagation::Private)),
         "slave" | "rslave" => Ok(Some(Propagation::Slave)),
+        "shared" | "rshared" => Ok(Some(Propagation::Shared)),
         other => {
             let shown: String = other.chars().take(40).collect();
-            let remedy = "use private, rprivate, slave or rslave";
+            let remedy = "use private, slave or shared, with or without an r before it";
             Err(refusal("linux.rootfsPropagation", format!("{shown:?} is not supported"), remedy))
         }
     }

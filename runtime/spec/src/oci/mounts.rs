@@ -40,11 +40,9 @@ pub const MOUNT_PROPAGATIONS: [(&str, Propagation); 6] = [
 /// Options that ask for what a new mount is anyway.
 const NOTHING: [&str; 8] = ["defaults", "async", "loud", "nomand", "relatime", "norelatime", "rrelatime", "noiversion"];
 /// Options with a meaning that is not supported.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 4] = [
     ("unbindable", "use private"),
     ("runbindable", "use rprivate"),
-    ("idmap", "leave it out: mounts of a bundle are not idmapped"),
-    ("ridmap", "leave it out: mounts of a bundle are not idmapped"),
     ("remount", "mount it once with the options that it is to have"),
     ("mand", "leave it out: Linux has no mandatory locks any more"),
 ];
@@ -115,9 +113,9 @@ pub(super) fn mount(index: usize, wanted: config::Mount, bundle: &str) -> Result
             MountSource::FileSystem { kind: kind.to_owned(), source: wanted.source, settings, copy_up: options.copy_up }
         }
     };
-    if options.propagation == Some(Propagation::Slave) && bound.is_none() {
-        return Err(refusal(&field("options"), "slave is for bind mounts only", "leave it out"));
-    }
+    // What is new has no peer to be a slave of.
+    let alone = flags.propagation == Propagation::Slave && bound.is_none();
+    let flags = if alone { MountOptions { propagation: Propagation::Private, ..flags } } else { flags };
     Ok(Mount { target, source, options: flags })
 }
 
@@ -145,6 +143,8 @@ fn sort(field: &str, options: &[String]) -> Result<Options, Refusal> {
                 "bind" => sorted.bind = Some(sorted.bind.unwrap_or(false)),
                 "rbind" => sorted.bind = Some(true),
                 "tmpcopyup" => sorted.copy_up = true,
+                // Read by `kernel::mapped`.
+                "idmap" | "ridmap" => {}
                 nothing if NOTHING.contains(&nothing) => {}
                 setting => sorted.settings.push(setting.to_owned()),
             }

@@ -5,7 +5,7 @@ use byre_plan::{
 };
 
 use super::fields::refusal;
-use super::{Around, config};
+use super::{Around, config, kernel};
 use crate::capability::capability;
 
 /// Linux' RLIMIT_* by number.
@@ -73,7 +73,7 @@ pub(super) fn process(
     Ok(Process {
         program: Program::Path,
         args: wanted.args,
-        env: wanted.env,
+        env: last_of_each(wanted.env),
         cwd: wanted.cwd,
         user: User {
             user: Principal::Id(wanted.user.uid),
@@ -89,8 +89,23 @@ pub(super) fn process(
         scheduling: Scheduling {
             processor: wanted.scheduler.as_ref().map(scheduler).transpose()?,
             disk: wanted.io_priority.as_ref().map(disk_priority).transpose()?,
+            processors: kernel::affinity(&wanted.exec_cpu_affinity)?,
+        },
+        labels: byre_plan::Labels {
+            apparmor: Some(wanted.apparmor_profile).filter(|name| !name.is_empty()),
+            selinux: Some(wanted.selinux_label).filter(|label| !label.is_empty()),
         },
     })
+}
+
+/// Of entries with one name the last counts, and is the only one.
+fn last_of_each(env: Vec<String>) -> Vec<String> {
+    let name = |entry: &str| entry.split_once('=').map(|(name, _)| name.to_owned());
+    let mut seen = std::collections::HashSet::new();
+    let mut kept: Vec<String> =
+        env.into_iter().rev().filter(|entry| name(entry).is_none_or(|name| seen.insert(name))).collect();
+    kept.reverse();
+    kept
 }
 
 fn terminal(size: &config::ConsoleSize) -> Result<TerminalSize, Refusal> {
@@ -137,7 +152,16 @@ fn capabilities(wanted: &config::Capabilities, own: u64, warnings: &mut Vec<Stri
     };
     let (bounding, permitted) = (mask(&wanted.bounding), mask(&wanted.permitted));
     let (effective, inheritable) = (mask(&wanted.effective), mask(&wanted.inheritable));
-    let ambient = mask(&wanted.ambient);
+    let mut ambient = mask(&wanted.ambient);
+    // The kernel would refuse them; other runtimes let the program run without.
+    let beyond = ambient & !(permitted & inheritable);
+    if beyond != 0 {
+        warnings.push(
+            "process.capabilities.ambient: can't raise ambient capability that is not permitted and inheritable"
+                .to_owned(),
+        );
+        ambient &= !beyond;
+    }
     Capabilities { bounding, effective, permitted, inheritable, ambient }
 }
 

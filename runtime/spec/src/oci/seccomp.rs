@@ -3,17 +3,18 @@
 use byre_plan::seccomp::{Action, ArgumentTest, Comparison, Profile, Rule, compile, number};
 use byre_plan::{Refusal, Seccomp};
 
-use super::config;
 use super::fields::refusal;
+use super::{Listener, config};
 
 /// Actions that are supported.
-pub const SECCOMP_ACTIONS: [&str; 8] = [
+pub const SECCOMP_ACTIONS: [&str; 9] = [
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
     "SCMP_ACT_KILL",
     "SCMP_ACT_KILL_PROCESS",
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
@@ -21,8 +22,16 @@ pub const SECCOMP_ACTIONS: [&str; 8] = [
 pub const SECCOMP_OPERATORS: [&str; 7] =
     ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"];
 /// Flags that are supported and their bits. TSYNC means nothing to a process of one thread, which a container's first is.
-pub const SECCOMP_FLAGS: [(&str, u32); 3] =
-    [("SECCOMP_FILTER_FLAG_TSYNC", 0), ("SECCOMP_FILTER_FLAG_LOG", 2), ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", 4)];
+pub const SECCOMP_FLAGS: [(&str, u32); 4] = [
+    ("SECCOMP_FILTER_FLAG_TSYNC", 0),
+    ("SECCOMP_FILTER_FLAG_LOG", 2),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", 4),
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", WAIT_KILLABLE),
+];
+/// SECCOMP_FILTER_FLAG_NEW_LISTENER.
+const NEW_LISTENER: u32 = 8;
+/// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, which means something with a listener only.
+const WAIT_KILLABLE: u32 = 32;
 
 /// EPERM, what a call that is denied without a number fails with.
 const NOT_PERMITTED: u32 = 1;
@@ -70,8 +79,41 @@ pub(super) fn filter(wanted: &config::Seccomp, warnings: &mut Vec<String>) -> Re
     }
     let instructions = compile(&Profile { default, rules })
         .map_err(|error| refusal("linux.seccomp.syscalls", error.to_string(), "shorten the filter"))?;
+    if wanted.listener_path.is_empty() {
+        flags &= !WAIT_KILLABLE;
+    } else {
+        flags |= NEW_LISTENER;
+    }
     Ok(Seccomp::Filter { instructions, flags })
 }
+
+/// Who decides about system calls that are handed on.
+pub(super) fn listener(wanted: &config::Seccomp) -> Result<Option<Listener>, Refusal> {
+    let notifies = wanted.syscalls.iter().filter(|group| group.action == NOTIFY);
+    if wanted.default_action == NOTIFY {
+        let remedy = "hand on single calls by linux.seccomp.syscalls";
+        return Err(refusal("linux.seccomp.defaultAction", "SCMP_ACT_NOTIFY cannot be used as default action", remedy));
+    }
+    let mut notifies = notifies.peekable();
+    if wanted.listener_path.is_empty() {
+        return match notifies.peek() {
+            Some(_) => Err(refusal("linux.seccomp.listenerPath", "is missing", "name the socket of who decides")),
+            None if !wanted.listener_metadata.is_empty() => {
+                Err(refusal("linux.seccomp.listenerMetadata", "is for a listener", "add listenerPath, or leave it out"))
+            }
+            None => Ok(None),
+        };
+    }
+    // The listener itself is handed over by these two, when the filter is in force already.
+    let needed = |name: &&String| *name == "write" || *name == "read";
+    if let Some(name) = notifies.flat_map(|group| &group.names).find(needed) {
+        let reason = format!("SCMP_ACT_NOTIFY cannot be used for the {name} syscall");
+        return Err(refusal("linux.seccomp.syscalls", reason, "leave it to another action"));
+    }
+    Ok(Some(Listener { path: wanted.listener_path.clone(), metadata: wanted.listener_metadata.clone() }))
+}
+
+const NOTIFY: &str = "SCMP_ACT_NOTIFY";
 
 fn action(field: &str, name: &str, errno: Option<u32>) -> Result<Action, Refusal> {
     let value = u16::try_from(errno.unwrap_or(NOT_PERMITTED)).ok().filter(|value| *value <= 4095);
@@ -85,6 +127,7 @@ fn action(field: &str, name: &str, errno: Option<u32>) -> Result<Action, Refusal
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KillThread,
         "SCMP_ACT_KILL_PROCESS" => Action::KillProcess,
         "SCMP_ACT_LOG" => Action::Log,
+        "SCMP_ACT_NOTIFY" => Action::Notify,
         "SCMP_ACT_TRAP" => Action::Trap,
         other => {
             let shown: String = other.chars().take(40).collect();

@@ -19,7 +19,11 @@ fn everything() -> Value {
     json!({
         "ociVersion": "1.3.0",
         "root": { "path": "rootfs", "readonly": true },
-        "mounts": [{ "destination": "/a", "source": "a", "type": "tmpfs", "options": ["ro", "size=1k"] }],
+        "mounts": [{
+            "destination": "/a", "source": "a", "type": "tmpfs", "options": ["ro", "size=1k"],
+            "uidMappings": [{ "containerID": 1, "hostID": 1000, "size": 10 }],
+            "gidMappings": [{ "containerID": 1, "hostID": 1000, "size": 10 }],
+        }],
         "process": {
             "terminal": true, "consoleSize": { "height": 3, "width": 4 }, "cwd": "/c", "env": ["A=b"], "args": ["x"],
             "rlimits": [{ "type": "RLIMIT_CORE", "soft": 1, "hard": 2 }],
@@ -33,6 +37,8 @@ fn everything() -> Value {
                 "deadline": 2, "period": 3,
             },
             "ioPriority": { "class": "IOPRIO_CLASS_BE", "priority": 3 },
+            "execCPUAffinity": { "initial": "0-1", "final": "1" },
+            "apparmorProfile": "profile", "selinuxLabel": "system_u:system_r:container_t:s0",
             "user": { "uid": 1, "gid": 2, "umask": 63, "additionalGids": [3] },
         },
         "hostname": "host",
@@ -70,6 +76,7 @@ fn everything() -> Value {
             "sysctl": { "net.ipv4.ip_forward": "1" },
             "seccomp": {
                 "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+                "listenerPath": "/run/agent", "listenerMetadata": "metadata",
                 "syscalls": [{
                     "names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5,
                     "args": [{ "index": 1, "value": 2, "valueTwo": 3, "op": "SCMP_CMP_MASKED_EQ" }],
@@ -79,6 +86,9 @@ fn everything() -> Value {
             "maskedPaths": ["/proc/kcore"],
             "readonlyPaths": ["/proc/sys"],
             "personality": { "domain": "LINUX32" },
+            "mountLabel": "system_u:object_r:container_file_t:s0",
+            "memoryPolicy": { "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] },
+            "netDevices": { "eth7": { "name": "eth0" } },
         },
     })
 }
@@ -194,11 +204,14 @@ fn hostile_files_are_refused_with_a_line() {
         ("process.user.uid", json!(-1)),
         ("linux.namespaces", json!([{ "type": "pid" }, { "type": "pid" }])),
         ("linux.namespaces", json!([{ "type": "strange" }])),
-        ("linux.rootfsPropagation", json!("shared")),
+        ("linux.rootfsPropagation", json!("strange")),
         ("linux.resources.memory.swap", json!(1)),
         ("hooks.poststop", json!([{ "path": "relative" }])),
         ("mounts", json!([{ "destination": "/a", "type": "bind", "source": "/", "options": ["size=1"] }])),
-        ("mounts", json!([{ "destination": "/a", "type": "tmpfs", "options": ["idmap"] }])),
+        ("linux.memoryPolicy.nodes", json!("1024")),
+        ("linux.netDevices", json!({ "eth0": { "name": "a/b" } })),
+        ("process.execCPUAffinity.final", json!("2-1")),
+        ("annotations", json!({ "org.byre.landlock": "[{\"path\": \"/\", \"access\": \"all\"}]" })),
         ("linux.seccomp.defaultAction", json!("SCMP_ACT_NOTIFY")),
     ] {
         let mut config = everything();
@@ -215,6 +228,7 @@ fn options_of_mounts_are_sorted_out() {
             source: "src".to_owned(),
             r#type: kind.to_owned(),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
+            ..config::Mount::default()
         };
         mounts::mount(0, config, "/bundle").unwrap()
     };
