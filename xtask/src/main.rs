@@ -2,6 +2,7 @@
 //! dispatches, and nothing here ships on a node.
 
 mod bench;
+mod conformance;
 mod container_image;
 #[cfg(test)]
 mod deps;
@@ -44,6 +45,8 @@ enum Command {
     Faults(faults::Args),
     /// Measure, side by side with a peer.
     Bench(bench::Args),
+    /// Run suites that others wrote, beside peers.
+    Conformance(conformance::Args),
     /// Play many histories of PID 1's decisions against a simulated machine.
     Simulate(simulate::Args),
     /// Make a container image from Debian packages, for first steps and tests.
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Faults(args) => faults::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::ContainerImage(args) => container_image::run(&args),
     }
