@@ -32,7 +32,9 @@ pub(crate) fn prepare(
     let name = process.args.first().cloned().unwrap_or_default();
     let failed = |errno| Failure::new(STEP, name.clone(), errno);
     let mut environment = process.env.clone();
-    if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
+    // An empty one says no more than none.
+    if !environment.iter().any(|entry| entry.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+        environment.retain(|entry| entry != "HOME=");
         environment.push(format!("HOME={}", home.unwrap_or("/")));
     }
     environment.extend(descriptors.environment(std::process::id()));

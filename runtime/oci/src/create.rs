@@ -167,7 +167,7 @@ fn listener(place: &Place) -> Result<OwnedFd, Error> {
 }
 
 /// How many descriptors a service manager hands over. More than it ever does is a mistake.
-fn listen_fds() -> u32 {
+pub(crate) fn listen_fds() -> u32 {
     const MOST: u32 = 1024;
     std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse().ok()).filter(|count| *count <= MOST).unwrap_or(0)
 }
@@ -188,15 +188,16 @@ pub(crate) fn descriptors(preserve: u32, terminal: bool) -> Result<Descriptors<'
     let named = numbered(3, announced)
         .map(|one| one.map(|descriptor| ("unknown", descriptor)).map_err(cannot("keep a descriptor of LISTEN_FDS")))
         .collect::<Result<_, Error>>()?;
-    // A number that is not open has nothing to keep; /dev/null takes its place, so that those behind it keep theirs.
+    // A number that is not open has nothing to keep; standard input, which the program has anyway, takes its place, so that those behind it
+    // keep theirs.
     let mut further: Vec<_> = numbered(3_u32.saturating_add(announced), preserve).map(Result::ok).collect();
     while further.last().is_some_and(Option::is_none) {
         further.pop();
     }
-    let null = sys::inherited(0);
+    let stdin = sys::inherited(0);
     let further = further
         .into_iter()
-        .map(|one| one.map_or_else(|| null.map_err(cannot("keep a descriptor")), Ok))
+        .map(|one| one.map_or_else(|| stdin.map_err(cannot("keep a descriptor")), Ok))
         .collect::<Result<_, Error>>()?;
     Ok(Descriptors { stdin: stream(0), stdout: stream(1), stderr: stream(2), named, further })
 }

@@ -192,6 +192,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    sys::note_inherited(preserved(&cli.command).saturating_add(create::listen_fds()));
     let opened = cli.log.as_ref().map(|path| std::fs::OpenOptions::new().create(true).append(true).open(path));
     let (file, unusable) = match opened.transpose() {
         Ok(file) => (file, None),
@@ -211,6 +212,28 @@ fn main() -> ExitCode {
             log.error(&error.to_string());
             failed
         }
+    }
+}
+
+/// How many descriptors from 3 on the caller wants kept.
+fn preserved(command: &Command) -> u32 {
+    match command {
+        Command::Create(making) | Command::Run { making, .. } => making.preserve_fds,
+        Command::Exec(options) => options.preserve_fds,
+        Command::Start { .. }
+        | Command::State { .. }
+        | Command::List { .. }
+        | Command::Kill { .. }
+        | Command::Delete { .. }
+        | Command::Ps { .. }
+        | Command::Pause { .. }
+        | Command::Resume { .. }
+        | Command::Update(_)
+        | Command::Events { .. }
+        | Command::Spec { .. }
+        | Command::Features
+        | Command::Checkpoint { .. }
+        | Command::Restore { .. } => 0,
     }
 }
 

@@ -8,6 +8,7 @@ mod native {
     mod exec;
     mod features;
     mod hooks;
+    mod kernel;
     mod lifecycle;
     mod settings;
 }

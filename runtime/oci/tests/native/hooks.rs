@@ -39,7 +39,7 @@ fn every_hook_runs_at_its_moment_and_place() {
     let names = |lines: &[Vec<String>]| lines.iter().map(|line| line[..2].join(" ")).collect::<Vec<_>>();
     bench.create(&[]).ok();
     let created = lines();
-    assert_eq!(names(&created), ["prestart creating", "createRuntime creating", "createContainer creating"]);
+    assert_eq!(names(&created), ["prestart created", "createRuntime creating", "createContainer creating"]);
     let own = std::fs::read_link("/proc/self/ns/mnt").unwrap().to_str().unwrap().to_owned();
     assert_eq!((&created[0][2], &created[1][2]), (&own, &own));
     assert_ne!(created[2][2], own);
@@ -74,7 +74,7 @@ fn a_failed_hook_ends_the_container_and_the_last_hooks_still_run() {
             }
             _ => created.failed(),
         };
-        assert!(said.contains(&format!("{kind} hook /bin/sh")) && said.contains("sorry"), "{kind}: {said}");
+        assert!(said.contains(&format!("{kind} hook #1: /bin/sh")) && said.contains("sorry"), "{kind}: {said}");
         assert!(bench.is_gone(), "{kind}");
         let log = std::fs::read_to_string(bench.path("hooks")).unwrap_or_default();
         assert!(log.starts_with("poststop stopped"), "{kind}: {log:?}");
