@@ -37,10 +37,13 @@ fn measure(words: &[String]) -> Result<()> {
         [which, label, count, program, arguments @ ..] if which == "command" => {
             command(label, count.parse()?, program, arguments)
         }
+        [which, label, count, program, arguments @ ..] if which == "time" => {
+            time(label, count.parse()?, program, arguments)
+        }
         [which, address, count] if which == "api" => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(api(address, count.parse()?))
         }
-        _ => bail!("usage: byre-bench command LABEL COUNT PROGRAM ARGUMENT... | api ADDRESS COUNT"),
+        _ => bail!("usage: byre-bench command|time LABEL COUNT PROGRAM ARGUMENT... | api ADDRESS COUNT"),
     }
 }
 
@@ -60,11 +63,37 @@ fn command(label: &str, count: u32, program: &str, arguments: &[String]) -> Resu
     for number in 0..count {
         let name = format!("{label}-{number}");
         let arguments = arguments.iter().map(|word| if word == "%" { &name } else { word });
-        let begun = now();
+        let (begun, used) = (now(), processor_time());
         let output = Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
         tell(label, begun, stamp(&text)?);
+        tell(&format!("cpu-{label}"), used, processor_time());
+    }
+    Ok(())
+}
+
+/// Nanoseconds of processor time of all programs that were run and waited for, and of those that they waited for.
+fn processor_time() -> u64 {
+    // SAFETY: a structure of zeros is one that getrusage may fill, and it lives through the call.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let nanoseconds = |time: libc::timeval| {
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_usec).unwrap_or(0) * 1000
+    };
+    nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime)
+}
+
+/// Runs `program` so many times, each to its end.
+fn time(label: &str, count: u32, program: &str, arguments: &[String]) -> Result<()> {
+    for _ in 0..count {
+        let begun = now();
+        let output = Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
+        ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        tell(label, begun, now());
     }
     Ok(())
 }

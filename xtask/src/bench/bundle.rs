@@ -8,7 +8,7 @@ use byre_spec::{DEFAULT_PATH, MASKED_PATHS, READ_ONLY_PATHS};
 use serde_json::{Value, json};
 
 /// First host id of its user namespace and how many it has: what a node gives, too.
-const FIRST_ID: u32 = 100_000;
+pub(super) const FIRST_ID: u32 = 100_000;
 const IDS: u32 = 65_536;
 /// The limit of processes of a default container.
 const PIDS: u32 = 4096;

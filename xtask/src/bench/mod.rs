@@ -6,6 +6,7 @@ mod bundle;
 mod node;
 mod peer;
 mod peer_boots;
+mod runtime;
 mod starts;
 
 use anyhow::Result;
@@ -22,11 +23,14 @@ pub(crate) struct Args {
 enum Suite {
     /// A whole node: boot, memory at rest, start of a container, sizes.
     Node(node::Args),
+    /// Starts and execs of the runtime's command, beside crun and runc.
+    Runtime(runtime::Args),
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.suite {
         Suite::Node(args) => node::run(args),
+        Suite::Runtime(args) => runtime::run(args),
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask conformance`: suites that others wrote, run against ours and against its peers in one job. What they print is in `report.rs`.
 
 mod cve;
-mod runtime;
+pub(crate) mod runtime;
 
 use anyhow::Result;
 

@@ -6,7 +6,7 @@
 
 mod guest;
 mod lists;
-mod native;
+pub(crate) mod native;
 mod root;
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use self::lists::Lists;
-use self::root::DebianRoot;
+pub(crate) use self::root::DebianRoot;
 use crate::report::{Goal, Report, Row};
 use crate::{image, tools};
 

@@ -49,7 +49,7 @@ fn remove(cgroup: &Path) {
 }
 
 /// A command inside the root, in mount, PID, cgroup, UTS, IPC and network namespaces of its own. Everything in them ends with it.
-pub(super) fn enter(root: &Path, command: &[&str]) -> Result<Command> {
+pub(crate) fn enter(root: &Path, command: &[&str]) -> Result<Command> {
     let script = root.join("conformance/enter.sh");
     fs::write(&script, ENTER).with_context(|| format!("cannot write {}", script.display()))?;
     let mut unshare = Command::new("unshare");
@@ -63,6 +63,20 @@ pub(super) fn enter(root: &Path, command: &[&str]) -> Result<Command> {
     Ok(unshare)
 }
 
+/// The command, begun in a cgroup. The shell that enters it is the one that becomes `unshare`, so that its cgroup namespace begins there.
+fn beginning_in(cgroup: &Cgroup, inner: &Command) -> Command {
+    let mut outer = Command::new("sh");
+    outer.args(["-c", "echo $$ > \"$1/cgroup.procs\"; shift; exec \"$@\"", "sh"]).arg(&cgroup.0);
+    outer.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+    outer
+}
+
+/// Runs a command of [`enter`]'s in a cgroup of its own, and returns what it printed.
+pub(crate) fn output(inner: &Command) -> Result<std::process::Output> {
+    let cgroup = Cgroup::make()?;
+    beginning_in(&cgroup, inner).stderr(Stdio::inherit()).output().context("cannot run sh")
+}
+
 /// Runs the suites and returns what they printed.
 pub(super) fn run(root: &DebianRoot, run: &Run<'_>) -> Result<String> {
     let mut all = String::new();
@@ -73,12 +87,8 @@ pub(super) fn run(root: &DebianRoot, run: &Run<'_>) -> Result<String> {
             let mut command = vec!["sh", "/conformance/run.sh", suite, runtime, &program, &log];
             command.extend(run.only);
             let cgroup = Cgroup::make()?;
-            // The shell that enters the cgroup is the one that becomes unshare, so that its cgroup namespace begins there.
-            let inner = enter(root.path(), &command)?;
-            let mut outer = Command::new("sh");
-            outer.args(["-c", "echo $$ > \"$1/cgroup.procs\"; shift; exec \"$@\"", "sh"]).arg(&cgroup.0);
-            outer.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null()).stdout(Stdio::piped());
-            let mut child = outer.spawn().context("cannot run sh")?;
+            let mut outer = beginning_in(&cgroup, &enter(root.path(), &command)?);
+            let mut child = outer.stdout(Stdio::piped()).spawn().context("cannot run sh")?;
             let output = BufReader::new(child.stdout.take().context("no output")?);
             for line in output.split(b'\n') {
                 let line = String::from_utf8_lossy(&line?).into_owned();

@@ -36,7 +36,7 @@ const FILES: [(&str, &str); 4] = [
 
 /// A root that was made.
 #[derive(Debug)]
-pub(super) struct DebianRoot {
+pub(crate) struct DebianRoot {
     path: PathBuf,
     versions: String,
 }
@@ -46,7 +46,7 @@ impl DebianRoot {
     ///
     /// # Errors
     /// If packages or sources cannot be fetched, or a suite does not build.
-    pub(super) fn make(repository: &Path) -> Result<Self> {
+    pub(crate) fn make(repository: &Path) -> Result<Self> {
         // SAFETY: geteuid has no preconditions and cannot fail.
         ensure!(unsafe { libc::geteuid() } == 0, "the suites make containers: run this as root");
         packages::ensure_installed(NEEDED)?;
@@ -85,19 +85,19 @@ impl DebianRoot {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Puts a runtime where the suites look for it.
-    pub(super) fn install(&self, program: &Path, name: &str) -> Result<()> {
+    pub(crate) fn install(&self, program: &Path, name: &str) -> Result<()> {
         let to = self.path.join("conformance/bin").join(name);
         fs::copy(program, &to).with_context(|| format!("cannot copy {} to {}", program.display(), to.display()))?;
         Ok(())
     }
 
     /// `name version` of a package, without Debian's revision.
-    pub(super) fn version(&self, package: &str) -> String {
+    pub(crate) fn version(&self, package: &str) -> String {
         let found = self.versions.lines().find_map(|line| line.strip_prefix(package)?.strip_prefix(' '));
         let version = found.unwrap_or("of unknown version");
         let name = package.strip_prefix("source-").unwrap_or(package);
