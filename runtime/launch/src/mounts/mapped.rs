@@ -66,5 +66,5 @@ fn with_maps(maps: &Ids, pid: u32) -> Result<OwnedFd, Failure> {
     let (uids, gids) = maps.lines();
     procfs::write(proc.as_fd(), &format!("{pid}/uid_map"), &uids).step(step, "uid_map")?;
     procfs::write(proc.as_fd(), &format!("{pid}/gid_map"), &gids).step(step, "gid_map")?;
-    procfs::user_namespace(proc.as_fd(), pid).step(step, "open")
+    procfs::namespace(proc.as_fd(), pid, "user").step(step, "open")
 }
