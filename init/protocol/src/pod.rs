@@ -271,6 +271,7 @@ pub fn nothing_executed() -> LaunchRequest {
             no_new_privileges: true,
             oom_score_adj: None,
             scheduling: byre_plan::Scheduling::default(),
+            labels: byre_plan::Labels::default(),
         })
     }
 }
