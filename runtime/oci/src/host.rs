@@ -53,9 +53,8 @@ impl Own {
 /// Reads and checks a bundle's configuration. What is not understood goes to the log.
 pub(crate) fn bundle(json: &[u8], directory: &str, own: &Own, log: &Log) -> Result<(Bundle, Plan), Error> {
     let mut bundle = read_bundle(json, &own.around(directory))?;
-    for warning in &bundle.warnings {
-        log.warn(warning);
-    }
+    bundle.warnings.iter().for_each(|warning| log.warn(warning));
+    bundle.notes.iter().for_each(|note| log.debug(note));
     resolve(&mut bundle.request)?;
     modules(&bundle.request)?;
     cgroups::named(&bundle.request.resources)?;

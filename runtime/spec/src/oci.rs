@@ -70,6 +70,8 @@ pub struct Bundle {
     pub net_devices: Vec<(String, String)>,
     /// What was not understood and does not matter.
     pub warnings: Vec<String>,
+    /// What is as it should be, and only whoever looks for a fault wants to know: profiles name calls of every architecture.
+    pub notes: Vec<String>,
 }
 
 /// Who decides about system calls.

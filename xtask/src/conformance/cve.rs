@@ -134,7 +134,9 @@ fn patch(repository: &Path, name: &str) -> PathBuf {
 /// Applies each patch in a scratch tree. Returns how many, and which of their tests passed nevertheless.
 fn try_mutants(repository: &Path, names: &[&String]) -> Result<(usize, Vec<String>)> {
     let folder = repository.join("target/conformance/mutants");
-    let (tree, target) = (folder.join("tree"), folder.join("target"));
+    let tree = folder.join("tree");
+    // With the checkout's own: what lies below the workspace is built already.
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
     fs::remove_dir_all(&tree).ok();
     fs::create_dir_all(&tree)?;
     let copy = "git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | tar -C \"$1\" -xf - && git -C \"$1\" init -q";

@@ -26,6 +26,7 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
         let reason = format!("has {}", config.annotations.len());
         return Err(refusal("annotations", reason, format!("use at most {ANNOTATIONS}")));
     }
+    let mut notes = Vec::new();
     let has_process = config.process.is_some();
     let process = match config.process {
         Some(wanted) => process::process(wanted, around, warnings)?,
@@ -58,7 +59,7 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
         sysctls: linux.sysctl.clone().into_iter().collect(),
         masked_paths: linux.masked_paths.clone(),
         read_only_paths: linux.readonly_paths.clone(),
-        seccomp: linux.seccomp.as_ref().map_or(Ok(Seccomp::None), |filter| seccomp::filter(filter, warnings))?,
+        seccomp: linux.seccomp.as_ref().map_or(Ok(Seccomp::None), |filter| seccomp::filter(filter, &mut notes))?,
         landlock: kernel::landlock(&config.annotations)?,
         nodes,
         kernel: KernelSettings {
@@ -82,6 +83,7 @@ pub(super) fn bundle(config: Config, around: &Around<'_>, warnings: &mut Vec<Str
         listener,
         net_devices,
         warnings: Vec::new(),
+        notes,
     })
 }
 

@@ -39,7 +39,7 @@ const NOT_PERMITTED: u32 = 1;
 const GROUPS: usize = 4096;
 const NAMES: usize = 65_536;
 
-pub(super) fn filter(wanted: &config::Seccomp, warnings: &mut Vec<String>) -> Result<Seccomp, Refusal> {
+pub(super) fn filter(wanted: &config::Seccomp, notes: &mut Vec<String>) -> Result<Seccomp, Refusal> {
     let default = action("linux.seccomp.defaultAction", &wanted.default_action, wanted.default_errno_ret)?;
     let mut flags = 0;
     for flag in &wanted.flags {
@@ -75,7 +75,7 @@ pub(super) fn filter(wanted: &config::Seccomp, warnings: &mut Vec<String>) -> Re
     }
     if !unknown.is_empty() {
         let shown: Vec<String> = unknown.iter().take(64).map(|name| name.chars().take(40).collect()).collect();
-        warnings.push(format!("system calls not known on this architecture have no rule: {}", shown.join(" ")));
+        notes.push(format!("system calls not known on this architecture have no rule: {}", shown.join(" ")));
     }
     let instructions = compile(&Profile { default, rules })
         .map_err(|error| refusal("linux.seccomp.syscalls", error.to_string(), "shorten the filter"))?;
