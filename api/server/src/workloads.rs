@@ -47,11 +47,11 @@ impl WorkloadsService {
         let image = backend.images.resolve(&spec.image).await?;
         let name = if spec.name.is_empty() { made_up_name()? } else { chosen_name(&spec.name)? };
         let resolv_conf = match proto::NetworkMode::try_from(spec.network) {
-            // Not there before the network is up: the container then has an empty one.
-            Ok(proto::NetworkMode::Host) => std::fs::read_to_string(&backend.resolv_conf).unwrap_or_default(),
-            Ok(proto::NetworkMode::Unspecified | proto::NetworkMode::None | proto::NetworkMode::Bridge) | Err(_) => {
-                String::new()
+            // Not there before the network is up: the container then has an empty one. A bridged one asks the node's servers itself.
+            Ok(proto::NetworkMode::Host | proto::NetworkMode::Bridge) => {
+                std::fs::read_to_string(&backend.resolv_conf).unwrap_or_default()
             }
+            Ok(proto::NetworkMode::Unspecified | proto::NetworkMode::None) | Err(_) => String::new(),
         };
         let (definition, warnings) = {
             let (name, resolv_conf) = (name.clone(), resolv_conf.as_str());

@@ -26,6 +26,7 @@ const TABLE: [(&str, Run); 12] = [
     ("image", |_| ended(image::run())),
     ("log", |_| ended(byre_log::run())),
     ("net", |_| ended(byre_net::run())),
+    ("podnet", |_| ended(byre_podnet::run())),
     ("probe", |_| ended(byre_probe::run())),
     ("pull", |_| ended(pull::run())),
     ("state", |_| ended(byre_state::run())),

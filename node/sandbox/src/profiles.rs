@@ -361,8 +361,24 @@ const NETLINK: Group = Group {
     ],
 };
 
+/// `byred podnet`: links and rules of this node and of pods' network namespaces.
+pub const PODNET: Profile = Profile {
+    name: "podnet",
+    groups: &[&RUNTIME, &DESCRIPTORS, &TALK, &READ_FILES, &WRITE_FILES, &POD_NETWORKS, &NO_IOCTL],
+};
+
+/// The networks of pods.
+const POD_NETWORKS: Group = Group {
+    reason: "links, addresses, routes and packet filter rules by netlink, also inside a pod: only network namespaces are entered",
+    rules: &[
+        Rule::allow_if(SYS_setns, &[Condition::is(1, CLONE_NEWNET as u32)]),
+        Rule::allow_if(SYS_socket, &[Condition::is(0, libc::AF_NETLINK as u32)]),
+        allow(libc::SYS_bind),
+    ],
+};
+
 /// Every profile, for the tests that hold each of them.
-pub const ALL: &[&Profile] = &[&LOG, &STATE, &STATS, &PROBE, &IMAGE, &PULL, &API, &CONFIG, &NET];
+pub const ALL: &[&Profile] = &[&LOG, &STATE, &STATS, &PROBE, &IMAGE, &PULL, &API, &CONFIG, &NET, &PODNET];
 
 /// Calls that a profile may get from nowhere: they are looked for by a test.
 pub const NEVER: &[i64] = &[
