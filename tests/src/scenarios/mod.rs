@@ -13,7 +13,11 @@ mod images;
 mod interactive;
 mod limits;
 mod machine;
+<<<<<<< HEAD
 mod pull;
+=======
+mod network;
+>>>>>>> b869f6b (Say how containers get a network, and try it on a booted node)
 mod reboot;
 mod reexec;
 mod rescue;
@@ -53,7 +57,11 @@ pub enum On {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
+<<<<<<< HEAD
     let groups: &[&[Scenario]] = &[
+=======
+    let groups: [&[Scenario]; 16] = [
+>>>>>>> b869f6b (Say how containers get a network, and try it on a booted node)
         cli::ALL,
         boot::ALL,
         containers::ALL,
@@ -71,6 +79,7 @@ pub fn all() -> Vec<Scenario> {
         faults::ALL,
         trial::ALL,
         machine::ALL,
+        network::ALL,
     ];
     groups.concat()
 }
