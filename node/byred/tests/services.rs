@@ -52,14 +52,16 @@ impl Service {
         notified.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         // The service's own directories: a tmpfs over the tests' directory, seen by it alone.
         let script = "mkdir -p /data /state && mount -t tmpfs none /data && mount -t tmpfs none /state \
-            && mkdir -p /data/log /data/images /data/audit /state/workloads /state/api && mount -t tmpfs none /run \
+            && mkdir -p /data/log /data/images /data/audit /data/podnet /state/workloads /state/api && mount -t tmpfs none /run \
             && mkdir -p /run/byre && if [ -n \"$RUN_BYRE\" ]; then mount --bind \"$RUN_BYRE\" /run/byre; fi \
             && exec \"$0\" \"$1\"";
         let names: Vec<&str> = descriptors.iter().map(|(name, _)| *name).collect();
         let numbers: Vec<i32> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
         let mut command = Command::new("unshare");
         command
-            .args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_byred"), name])
+            // What changes the network has one of its own.
+            .args(if name == "podnet" { &["-m", "-n"][..] } else { &["-m"][..] })
+            .args(["sh", "-c", script, env!("CARGO_BIN_EXE_byred"), name])
             .env("NOTIFY_SOCKET", directory.path().join("notify"))
             .env("RUN_BYRE", run.unwrap_or(Path::new("")))
             .env("LISTEN_FDS", descriptors.len().to_string())
@@ -219,6 +221,46 @@ fn the_probe_service_works_sealed() {
     tell(&init, Notice::Probe { id, number: 1, aim, probe, pid: std::process::id() }, &[&process]);
     assert_eq!(asked(&init), Request::Probed { id, number: 1, aim, passed: true });
     tell(&init, Notice::ProbeEnd { id }, &[]);
+    std::thread::sleep(Duration::from_millis(100));
+    service.assert_runs();
+}
+
+#[test]
+fn the_pod_network_service_works_sealed() {
+    if !may_mount() {
+        return;
+    }
+    use byre_protocol::pod::{NetworkAttachment, PodNetwork, PublishedPort, Transport};
+    let (init, theirs) = control();
+    let mut service = Service::start("podnet", &[("control", theirs)]);
+    service.wait_ready();
+    // A namespace that somebody holds, as PID 1 hands over one that is bound to a path.
+    let mut holder = Command::new("unshare").args(["-n", "sleep", "60"]).spawn().unwrap();
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let path = format!("/proc/{}/ns/net", holder.id());
+    while std::fs::read_link(&path).is_ok_and(|namespace| namespace == own) {
+        std::thread::yield_now();
+    }
+    let namespace: OwnedFd = std::fs::File::open(&path).unwrap().into();
+    let name = |text: &str| Name::try_from(text).unwrap();
+    let port = PublishedPort { transport: Transport::Tcp, host_address: None, host_port: 8080, pod_port: 80 };
+    let network = PodNetwork {
+        networks: vec![NetworkAttachment { network: name("byre"), aliases: Vec::new(), address: None }],
+        ports: vec![port],
+        ingress_bits_per_second: 1_000_000,
+        egress_bits_per_second: 1_000_000,
+        host_name: None,
+    };
+    let id = WorkloadId(7);
+    tell(&init, Notice::AttachEnd, &[]);
+    let network = Box::new(network);
+    tell(&init, Notice::Attach { id, run: 1, name: name("web"), network, addresses: Vec::new() }, &[&namespace]);
+    let answer = asked(&init);
+    let Request::Attached { id: of, run: 1, addresses } = &answer else { panic!("{answer:?}") };
+    assert_eq!((*of, addresses.len(), addresses[0].address.to_string().as_str()), (id, 2, "10.88.0.2"));
+    tell(&init, Notice::Detach { id }, &[]);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
     std::thread::sleep(Duration::from_millis(100));
     service.assert_runs();
 }

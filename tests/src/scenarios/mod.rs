@@ -13,11 +13,8 @@ mod images;
 mod interactive;
 mod limits;
 mod machine;
-<<<<<<< HEAD
-mod pull;
-=======
 mod network;
->>>>>>> b869f6b (Say how containers get a network, and try it on a booted node)
+mod pull;
 mod reboot;
 mod reexec;
 mod rescue;
@@ -57,11 +54,7 @@ pub enum On {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-<<<<<<< HEAD
     let groups: &[&[Scenario]] = &[
-=======
-    let groups: [&[Scenario]; 16] = [
->>>>>>> b869f6b (Say how containers get a network, and try it on a booted node)
         cli::ALL,
         boot::ALL,
         containers::ALL,
