@@ -30,10 +30,12 @@ fn reach(node: &Node) -> Result<()> {
     let server = Container::run(node, "server", &["--network", "byre", "busybox", "sh", "-c", SERVER])?;
     server.wait_for("running")?;
     let address = address(&server)?;
-    let get = |url: &str| {
-        node.ctl().ok(&["run", "--rm", "--network", "byre", "busybox", "wget", "-q", "-T", "20", "-O", "-", url])
+    // Not wget: a static one looks the name `http` up, for which it would need what is not in its image.
+    let get = |host: &str, port: u16| {
+        let line = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 {host} {port}");
+        node.ctl().ok(&["run", "--rm", "--network", "byre", "busybox", "sh", "-c", &line])
     };
-    eventually("another container gets its page", || Ok(get(&format!("http://{address}/"))? == "served"))?;
+    eventually("another container gets its page", || Ok(get(&address, 80)?.contains("served")))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
     let outside = std::thread::spawn(move || -> std::io::Result<()> {
@@ -43,7 +45,7 @@ fn reach(node: &Node) -> Result<()> {
         let _ = stream.read(&mut request)?;
         stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 7\r\n\r\noutside")
     });
-    same("what lies outside", get(&format!("http://{OUTSIDE}:{port}/"))?.as_str(), "outside")?;
+    contains("what lies outside", &get(OUTSIDE, port)?, &["outside"])?;
     ensure!(outside.join().is_ok_and(|served| served.is_ok()), "the outside was not asked");
     let refused = node.ctl().run(&["run", "--rm", "--network", "elsewhere", "busybox", "true"])?;
     ensure!(refused.code != 0, "a network that there is not");
