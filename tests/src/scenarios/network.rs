@@ -66,6 +66,9 @@ fn published(node: &Node) -> Result<()> {
         Ok(restarts("podnet")? > count && inspect(node, "podnet")?["workload"]["ready"] == true)
     })?;
     eventually("it answers still", is_served)?;
+    node.ctl().ok(&["system", "reexec"])?;
+    ensure!(is_served()?, "nobody answers after PID 1 was replaced");
+    same("its address after that", address(&server)?, before.clone())?;
     node.ctl().ok(&["restart", "-t", "0", "server"])?;
     server.wait_for("running")?;
     same("its address after its restart", address(&server)?, before)?;
