@@ -21,11 +21,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-registry", &["byre-image"]),
     ("byre-release", &[]),
     ("byre-slots", &[]),
+    ("byre-tuf", &[]),
     ("byre-verity", &[]),
     ("byre-loader", &["byre-slots"]),
     ("byre-boots", &[]),
     // A build tool, not part of the system: it compiles service definitions to the form that PID 1 reads.
     ("byre-rootfs-build", &["byre-loader", "byre-plan", "byre-protocol", "byre-release", "byre-slots", "byre-verity"]),
+    // A build tool, not part of the system: it makes what nodes update from.
+    ("byre-repository", &["byre-release", "byre-tuf"]),
     // PID 1.
     ("byre-protocol", &["byre-plan"]),
     ("byre-core", &["byre-plan", "byre-protocol"]),
@@ -96,6 +99,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-probe",
             "byre-protocol",
             "byre-registry",
+            "byre-release",
             "byre-sandbox",
             "byre-slots",
             "byre-spec",
@@ -112,10 +116,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-image",
             "byre-plan",
             "byre-registry",
+            "byre-release",
+            "byre-repository",
             "byre-rootfs-build",
             "byre-slots",
             "byre-spec",
             "byre-tests",
+            "byre-tuf",
         ],
     ),
 ];

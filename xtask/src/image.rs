@@ -2,7 +2,7 @@
 
 use crate::{packages, tools};
 use anyhow::{Context, Result, ensure};
-use byre_rootfs_build::{Binaries, ImageSpec, Manifest};
+use byre_rootfs_build::{Binaries, ImageSpec, Manifest, Release};
 use std::path::{Path, PathBuf};
 
 /// Default size of the disk image: room for a few container images. A larger disk is used whole from its first boot.
@@ -35,6 +35,18 @@ pub(crate) struct Args {
     /// Take init, byred and byre-oci from this directory instead of building them.
     #[arg(long)]
     pub(crate) programs: Option<PathBuf>,
+    /// Version of the release [default: the workspace's].
+    #[arg(long = "release-version", value_name = "VERSION")]
+    pub(crate) version: Option<String>,
+    /// Install number of the release: rises with each one that is published.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) install: u64,
+    /// Lowest install number that a node may go back to once it runs this release.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) minimum_install: u64,
+    /// Folder with release-keys and root.json; development keys are made there if there are none [default: target/keys].
+    #[arg(long, env = "BYRE_KEYS")]
+    pub(crate) keys: Option<PathBuf>,
     /// Rewrite rootfs/build/packages.lock with the newest versions within its bounds, and stop.
     #[arg(long)]
     pub(crate) update_lock: bool,
@@ -82,12 +94,19 @@ pub(crate) fn build(args: &Args, repository: &Path, out: &Path, progress: &mut d
             programs_in(&build_programs(args, repository, &packages)?)
         }
     };
+    let keys = crate::keys::development(args, repository)?;
     let spec = ImageSpec {
         repository: repository.to_owned(),
         cache: repository.join("target/packages"),
         out: out.to_owned(),
         binaries,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        release: Release {
+            version: args.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+            install: args.install,
+            minimum_install: args.minimum_install,
+            release_keys: keys.release_keys_file(),
+            tuf_root: keys.root_file(),
+        },
         disk_bytes: args.disk_mib << 20,
     };
     byre_rootfs_build::build(&spec, progress)

@@ -10,7 +10,9 @@ mod down;
 mod faults;
 mod fuzz;
 mod image;
+mod keys;
 mod packages;
+mod release;
 mod report;
 mod reproducible;
 mod simulate;
@@ -49,6 +51,10 @@ enum Command {
     Conformance(conformance::Args),
     /// Play many histories of PID 1's decisions against a simulated machine.
     Simulate(simulate::Args),
+    /// Make, rotate and show the keys that releases are signed with.
+    Keys(keys::Args),
+    /// Build a release, and publish it in a repository and as an offline bundle.
+    Release(release::Args),
     /// Make a container image from Debian packages, for first steps and tests.
     ContainerImage(container_image::Args),
 }
@@ -64,6 +70,8 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Keys(args) => keys::run(&args),
+        Command::Release(args) => release::run(&args),
         Command::ContainerImage(args) => container_image::run(&args),
     }
 }

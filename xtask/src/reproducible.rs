@@ -29,7 +29,10 @@ pub(crate) fn check(args: &image::Args, built: &Path) -> Result<()> {
     // Fetched packages are checked by their digests on every use; they need not be fetched twice.
     std::os::unix::fs::symlink(repository.join("target/packages"), elsewhere.join("target/packages"))?;
     let out = folder.join("image");
-    let again = image::Args { jobs: Some(JOBS), target_dir: Some(folder.join("build")), ..args.clone() };
+    // Keys are an input: without them the second build would make its own.
+    let keys = args.keys.clone().unwrap_or_else(|| repository.join(crate::keys::DEVELOPMENT));
+    let again =
+        image::Args { jobs: Some(JOBS), target_dir: Some(folder.join("build")), keys: Some(keys), ..args.clone() };
     image::build(&again, &elsewhere, &out, &mut |line| eprintln!("again: {line}"))?;
     let mut different = Vec::new();
     for name in COMPARED {

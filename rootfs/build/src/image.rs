@@ -29,6 +29,21 @@ pub struct Binaries {
     pub byre_oci: Option<PathBuf>,
 }
 
+/// Which release an image is, and whom it believes about the next one.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// Byre's version.
+    pub version: String,
+    /// Rises with every release.
+    pub install: u64,
+    /// The lowest install number that may be installed once this release is in use.
+    pub minimum_install: u64,
+    /// Public release keys, in the form of `byre-release`.
+    pub release_keys: PathBuf,
+    /// TUF root metadata, with which the first contact with a repository begins.
+    pub tuf_root: PathBuf,
+}
+
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct ImageSpec {
@@ -40,8 +55,8 @@ pub struct ImageSpec {
     pub out: PathBuf,
     /// Our programs.
     pub binaries: Binaries,
-    /// Byre's version.
-    pub version: String,
+    /// Which release this is.
+    pub release: Release,
     /// Size of `disk.img`, a whole number of MiB.
     pub disk_bytes: u64,
 }
@@ -79,12 +94,15 @@ pub fn build(spec: &ImageSpec, progress: Progress<'_>) -> Result<Manifest> {
 
 /// A digest of everything that can change the artefacts, this program included.
 fn stamp(spec: &ImageSpec) -> Result<String> {
-    let mut lines = vec![format!("{} {}", spec.version, spec.disk_bytes)];
+    let Release { version, install, minimum_install, release_keys, tuf_root } = &spec.release;
+    let mut lines = vec![format!("{version} {install} {minimum_install} {}", spec.disk_bytes)];
     let mut files = vec![
         std::env::current_exe()?,
         spec.repository.join("rootfs/build/packages.lock"),
         spec.repository.join("Cargo.lock"),
         spec.binaries.init.clone(),
+        release_keys.clone(),
+        tuf_root.clone(),
     ];
     files.extend(spec.binaries.byred.clone());
     files.extend(spec.binaries.byre_oci.clone());
@@ -155,7 +173,7 @@ impl<'a> Build<'a> {
         self.build_disk(&table)?;
         let root_hash = verity.root_hash.to_string();
         let cargo_lock = self.spec.repository.join("Cargo.lock");
-        let document = sbom::document(&self.packages, &cargo_lock, &self.spec.version, &root_hash, self.epoch)?;
+        let document = sbom::document(&self.packages, &cargo_lock, &self.spec.release.version, &root_hash, self.epoch)?;
         std::fs::write(out.join("sbom.spdx.json"), document)?;
         std::fs::remove_dir_all(&self.work)?;
         let bytes = |name: &str| std::fs::metadata(out.join(name)).map(|metadata| metadata.len());
@@ -164,7 +182,9 @@ impl<'a> Build<'a> {
             sha256.insert(name.to_owned(), file_sha256(&out.join(name))?);
         }
         Ok(Manifest {
-            version: self.spec.version.clone(),
+            version: self.spec.release.version.clone(),
+            install: self.spec.release.install,
+            minimum_install: self.spec.release.minimum_install,
             kernel_version: self.kernel_version,
             epoch: self.epoch,
             root_hash,
@@ -205,7 +225,7 @@ impl<'a> Build<'a> {
             compiled: &compiled,
             state_template: &state_template,
             overlay: &overlay,
-            version: &self.spec.version,
+            release: &self.spec.release,
             epoch: self.epoch,
         };
         let tree = self.work.join("root");
@@ -225,7 +245,7 @@ impl<'a> Build<'a> {
         let kernel = std::fs::read(self.unpacked.join(format!("boot/vmlinuz-{}", self.kernel_version)))?;
         let initrd = initramfs(&std::fs::read(&self.spec.binaries.init)?, modules)?;
         let stub = std::fs::read(self.unpacked.join("usr/lib/systemd/boot/efi/linuxx64.efi.stub"))?;
-        let release = root::os_release(&self.spec.version, self.epoch);
+        let release = root::os_release(&self.spec.release.version, self.epoch);
         let section = |name, content| uki::Section { name, content };
         // The kernel last: it may use the room behind it while it starts.
         let image = uki::build(

@@ -24,7 +24,7 @@ mod version;
 pub use archive::Mirrors;
 pub use cpio::Cpio;
 pub use disk::LAYOUT_NAMES;
-pub use image::{Binaries, ImageSpec, build};
+pub use image::{Binaries, ImageSpec, Release, build};
 pub use lock::{Lock, Package, Use, update_lock};
 pub use manifest::{Manifest, PartitionRecord};
 

@@ -22,6 +22,10 @@ pub struct PartitionRecord {
 pub struct Manifest {
     /// Byre's version.
     pub version: String,
+    /// Its install number, which orders releases.
+    pub install: u64,
+    /// The lowest install number that may be installed once this release is in use.
+    pub minimum_install: u64,
     /// `uname -r` of its kernel.
     pub kernel_version: String,
     /// Build time in seconds since 1970 (the lock's epoch).

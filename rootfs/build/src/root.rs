@@ -1,6 +1,6 @@
 //! Stages the tree of the OS root and makes its erofs image. Only what this file and `rootfs/files/root` list is in it.
 
-use crate::image::Binaries;
+use crate::image::{Binaries, Release};
 use crate::modules::{Module, alias_file, dep_file};
 use crate::services::Source;
 use crate::tools::{Tools, run};
@@ -20,10 +20,10 @@ const SERVICE_ACCOUNTS: [(&str, u32); 13] = [
     ("byre-stats", 906),
     ("byre-probe", 907),
     ("byre-time", 908),
-    ("byre-update", 909),
     ("byre-podnet", 910),
     ("byre-dns", 911),
     ("byre-pull", 920),
+    ("byre-update", 922),
 ];
 
 /// Empty directories that PID 1 mounts on.
@@ -54,7 +54,7 @@ pub(crate) struct Root<'a> {
     pub(crate) state_template: &'a [u8],
     /// `rootfs/files/root`: files taken as they are.
     pub(crate) overlay: &'a Path,
-    pub(crate) version: &'a str,
+    pub(crate) release: &'a Release,
     pub(crate) epoch: i64,
 }
 
@@ -73,17 +73,35 @@ impl Root<'_> {
         }
         put(to, "etc/passwd", &passwd())?;
         put(to, "etc/group", &group())?;
-        put(to, "usr/lib/os-release", &os_release(self.version, self.epoch))?;
+        put(to, "usr/lib/os-release", &os_release(&self.release.version, self.epoch))?;
         symlink("../usr/lib/os-release", to.join("etc/os-release"))?;
         put(to, "etc/ssl/certs/ca-certificates.crt", &certificates(self.packages)?)?;
         for source in self.services {
             put(to, &format!("usr/lib/byre/services/{}.toml", source.name), &source.text)?;
         }
         put(to, byre_slots::STATE_TEMPLATE.trim_start_matches('/'), self.state_template)?;
+        self.stage_release(to)?;
         if !self.compiled.is_empty() {
             put(to, ServicesFile::PATH.trim_start_matches('/'), self.compiled)?;
         }
         self.stage_modules(to)
+    }
+
+    /// What the next update is compared with, and whom it must be signed by.
+    fn stage_release(&self, to: &Path) -> Result<()> {
+        let Release { version, install, minimum_install, release_keys, tuf_root } = self.release;
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let keys = read(release_keys)?;
+        byre_release::ReleaseKeys::parse(&keys).with_context(|| format!("{} is refused", release_keys.display()))?;
+        let facts = byre_release::Facts {
+            version: version.parse()?,
+            install: *install,
+            minimum_install: *minimum_install,
+            build_time: u64::try_from(self.epoch)?,
+        };
+        put(to, byre_release::RELEASE_KEYS.trim_start_matches('/'), &keys)?;
+        put(to, byre_release::RELEASE_FILE.trim_start_matches('/'), &facts.encode())?;
+        put(to, byre_release::TUF_ROOT.trim_start_matches('/'), &read(tuf_root)?)
     }
 
     fn programs(&self, to: &Path) -> Result<()> {

@@ -145,7 +145,15 @@ impl SigningKey {
         format!("{ALGORITHM} {} {remark}\n", hex::encode(self.public_bytes()))
     }
 
-    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+    /// The key for other formats that sign with it.
+    #[must_use]
+    pub fn ed25519(&self) -> &ed25519_dalek::SigningKey {
+        &self.0
+    }
+
+    /// An ed25519 signature over `message`.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
     }
 }

@@ -25,5 +25,7 @@ pub use statement::{
 
 /// Where the verified root keeps the public release keys, in the form of [`ReleaseKeys::parse`].
 pub const RELEASE_KEYS: &str = "/usr/lib/byre/release-keys";
+/// Where the verified root keeps the TUF root metadata with which the first contact with a repository begins.
+pub const TUF_ROOT: &str = "/usr/lib/byre/tuf-root.json";
 /// Where the verified root keeps the [`Facts`] of the release that it is.
 pub const RELEASE_FILE: &str = "/usr/lib/byre/release";

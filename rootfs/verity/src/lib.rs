@@ -19,5 +19,6 @@ mod tree;
 
 pub use dm::{DeviceMapper, DeviceNumber, DmError, Verity};
 pub use tree::{
-    BLOCK_BYTES, BuildError, RootHash, SALT, Tree, TreeCheck, build, check_tree_top, hash_block, parse_root_hash,
+    BLOCK_BYTES, BuildError, CheckError, CheckedTree, RootHash, SALT, Tree, TreeCheck, build, check_tree_top,
+    hash_block, parse_root_hash, tree_bytes,
 };

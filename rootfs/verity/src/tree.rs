@@ -15,6 +15,9 @@ pub const SALT: [u8; 32] = *b"byre dm-verity salt, version 1.\n";
 /// More than any root slot will ever have (1 GiB): bounds the memory that a tree can take to 8 MiB.
 const MAX_DATA_BLOCKS: u64 = 262_144;
 
+/// Bytes of a SHA-256 digest.
+const DIGEST_BYTES: usize = 32;
+
 /// Bytes of the superblock that carry meaning; the rest of its block is zero.
 const SUPERBLOCK_BYTES: usize = 512;
 
@@ -123,6 +126,121 @@ fn superblock(data_blocks: u64) -> Vec<u8> {
     out
 }
 
+/// A tree whose every digest was checked up to a root hash: it says of any block whether it belongs to the root.
+#[derive(Debug, Clone)]
+pub struct CheckedTree {
+    bytes: Vec<u8>,
+    /// Where the digests of data blocks begin.
+    leaves_at: usize,
+    data_blocks: u64,
+}
+
+/// Why bytes are not the tree of a root hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// A root of such a size is not possible.
+    #[error("a root of {0} blocks is outside 2..={MAX_DATA_BLOCKS}")]
+    Size(u64),
+    /// Another size than a tree over so many blocks has.
+    #[error("the hash tree has {found} bytes, one over this root has {expected}")]
+    Length {
+        /// What is there.
+        found: usize,
+        /// What belongs there.
+        expected: usize,
+    },
+    /// The first block says something else.
+    #[error("the hash tree's superblock is of another tree")]
+    Superblock,
+    /// A block does not have the digest that the level above names.
+    #[error("block {block} of the hash tree is not the one that the root hash vouches for")]
+    Block {
+        /// Counted from the superblock.
+        block: usize,
+    },
+}
+
+/// Bytes of the tree over so many blocks, superblock included; `None` when no root has so many.
+pub fn tree_bytes(data_blocks: u64) -> Option<usize> {
+    let levels = level_blocks(data_blocks)?;
+    let blocks = levels.iter().try_fold(1_usize, |sum, level| sum.checked_add(*level))?;
+    blocks.checked_mul(BLOCK_BYTES)
+}
+
+/// Hash blocks of each level, from the leaves up.
+fn level_blocks(data_blocks: u64) -> Option<Vec<usize>> {
+    if !(2..=MAX_DATA_BLOCKS).contains(&data_blocks) {
+        return None;
+    }
+    let mut hashes = usize::try_from(data_blocks).ok()?;
+    let mut levels = Vec::new();
+    loop {
+        hashes = hashes.div_ceil(BLOCK_BYTES / DIGEST_BYTES);
+        levels.push(hashes);
+        if hashes == 1 {
+            return Some(levels);
+        }
+    }
+}
+
+impl CheckedTree {
+    /// Checks a whole tree, superblock included.
+    ///
+    /// # Errors
+    /// [`CheckError`] naming the first block that is wrong.
+    pub fn check(bytes: Vec<u8>, root_hash: RootHash, data_blocks: u64) -> Result<Self, CheckError> {
+        let levels = level_blocks(data_blocks).ok_or(CheckError::Size(data_blocks))?;
+        let expected = tree_bytes(data_blocks).ok_or(CheckError::Size(data_blocks))?;
+        if bytes.len() != expected {
+            return Err(CheckError::Length { found: bytes.len(), expected });
+        }
+        if bytes.get(..BLOCK_BYTES) != Some(superblock(data_blocks).as_slice()) {
+            return Err(CheckError::Superblock);
+        }
+        // From the top down: each level's blocks against the digests in the level above, the top one against the root hash.
+        let mut above: Vec<u8> = root_hash.0.to_vec();
+        let mut at = BLOCK_BYTES;
+        for blocks in levels.iter().rev() {
+            let end = blocks.saturating_mul(BLOCK_BYTES).saturating_add(at);
+            let level = bytes.get(at..end).unwrap_or_default();
+            for (number, block) in level.chunks(BLOCK_BYTES).enumerate() {
+                if digest_in(&above, number) != Some(hash_block(block).as_slice()) {
+                    return Err(CheckError::Block { block: (at / BLOCK_BYTES).saturating_add(number) });
+                }
+            }
+            above = level.to_vec();
+            at = end;
+        }
+        let leaves_at = bytes.len().saturating_sub(above.len());
+        Ok(Self { bytes, leaves_at, data_blocks })
+    }
+
+    /// The whole tree, as it lies on a verity partition.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Blocks of the root.
+    pub fn data_blocks(&self) -> u64 {
+        self.data_blocks
+    }
+
+    /// Whether this is block `number` of the root.
+    pub fn vouches_for(&self, number: u64, block: &[u8]) -> bool {
+        if number >= self.data_blocks || block.len() != BLOCK_BYTES {
+            return false;
+        }
+        let leaves = self.bytes.get(self.leaves_at..).unwrap_or_default();
+        usize::try_from(number).is_ok_and(|number| digest_in(leaves, number) == Some(hash_block(block).as_slice()))
+    }
+}
+
+/// The digest with this number among others.
+fn digest_in(digests: &[u8], number: usize) -> Option<&[u8]> {
+    let start = number.checked_mul(DIGEST_BYTES)?;
+    digests.get(start..start.checked_add(DIGEST_BYTES)?)
+}
+
 /// What the start of a verity partition says about an expected root hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TreeCheck {
@@ -186,6 +304,27 @@ mod tests {
         let after = build(&mut image.as_slice(), 200).unwrap();
         assert_ne!(before.root_hash, after.root_hash);
         assert_eq!(check_tree_top(&after.bytes, before.root_hash), TreeCheck::OtherRoot);
+    }
+
+    #[test]
+    fn a_checked_tree_vouches_for_its_own_blocks_only() {
+        let image = data(300);
+        let tree = build(&mut image.as_slice(), 300).unwrap();
+        assert_eq!(tree_bytes(300), Some(tree.bytes.len()));
+        let checked = CheckedTree::check(tree.bytes.clone(), tree.root_hash, 300).unwrap();
+        for (number, block) in (0..).zip(image.chunks(BLOCK_BYTES)) {
+            assert!(checked.vouches_for(number, block), "{number}");
+            assert!(!checked.vouches_for(number + 1, block), "{number}");
+        }
+        assert!(!checked.vouches_for(299, &image[..100]));
+        for at in [0, 100, 600, BLOCK_BYTES, 2 * BLOCK_BYTES + 5, tree.bytes.len() - 1] {
+            let mut changed = tree.bytes.clone();
+            changed[at] ^= 1;
+            assert!(CheckedTree::check(changed, tree.root_hash, 300).is_err(), "{at}");
+        }
+        let short = tree.bytes[..tree.bytes.len() - 1].to_vec();
+        assert!(matches!(CheckedTree::check(short, tree.root_hash, 300), Err(CheckError::Length { .. })));
+        assert!(matches!(CheckedTree::check(vec![], tree.root_hash, 1), Err(CheckError::Size(1))));
     }
 
     #[test]
