@@ -62,6 +62,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-net", &["byre-config", "byre-protocol", "byre-sandbox"]),
     ("byre-state", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-stats", &["byre-protocol", "byre-sandbox"]),
+    ("byre-update", &["byre-config", "byre-protocol", "byre-release", "byre-sandbox", "byre-tuf", "byre-verity"]),
     (
         "byred",
         &[
@@ -79,6 +80,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-sandbox",
             "byre-state",
             "byre-stats",
+            "byre-update",
         ],
     ),
     // Fuzz targets: of every decoder, so of every crate that has one.
@@ -104,6 +106,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-slots",
             "byre-spec",
             "byre-state",
+            "byre-tuf",
+            "byre-update",
             "byre-verity",
         ],
     ),

@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::args_config::ConfigCommand;
 use crate::args_container::{CreateArgs, RunArgs};
 use crate::args_image::PullArgs;
+use crate::args_update::UpdateCommand;
 use crate::detach::DetachKeys;
 use crate::parse;
 
@@ -120,6 +121,9 @@ pub(crate) enum Command {
     /// End all workloads in order, then switch the machine off
     #[command(visible_alias = "poweroff")]
     Shutdown(ConfirmArgs),
+    /// Releases of the OS: look for one, install it, go back
+    #[command(subcommand)]
+    Update(UpdateCommand),
     /// The system's own programs
     #[command(subcommand)]
     System(SystemCommand),

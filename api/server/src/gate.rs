@@ -88,7 +88,9 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "Config/GetConfig"
         | "Config/PlanConfig"
         | "Config/CompareConfig"
-        | "Config/ListConfig" => Role::Reader,
+        | "Config/ListConfig"
+        | "Update/GetUpdateStatus"
+        | "Update/GetUpdateHistory" => Role::Reader,
         // Restart of a service of the node needs more; that is checked when it is known which workload is meant.
         "Workloads/Create"
         | "Workloads/Start"
@@ -103,14 +105,19 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "Images/Load"
         | "Images/RemoveImage"
         | "Images/PruneImages"
-        | "ImageTransfers/Pull" => Role::Operator,
+        | "ImageTransfers/Pull"
+        | "Update/CheckUpdate" => Role::Operator,
         "Node/Shutdown"
         | "Node/Reexec"
         | "Identity/GetSigningRequest"
         | "Identity/InstallCertificate"
         | "Config/ApplyConfig"
         | "Config/ConfirmConfig"
-        | "Config/UndoConfig" => Role::Admin,
+        | "Config/UndoConfig"
+        | "Update/ApplyUpdate"
+        | "Update/ApplyUpdateBundle"
+        | "Update/CancelUpdate"
+        | "Update/RollbackUpdate" => Role::Admin,
         _ => return None,
     })
 }

@@ -36,6 +36,7 @@ mod session;
 mod settings;
 mod spec;
 mod tls;
+mod update;
 mod why;
 mod workloads;
 

@@ -12,6 +12,7 @@ use byre_api::proto::identity_server::IdentityServer;
 use byre_api::proto::image_transfers_server::ImageTransfersServer;
 use byre_api::proto::images_server::ImagesServer;
 use byre_api::proto::node_server::NodeServer;
+use byre_api::proto::update_server::UpdateServer;
 use byre_api::proto::workloads_server::WorkloadsServer;
 use byre_protocol::control::Request;
 use byre_protocol::frame::FrameError;
@@ -37,6 +38,7 @@ use crate::readiness::register;
 use crate::say::say;
 use crate::settings::{self, ConfigService};
 use crate::tls::{NodeTls, TlsError};
+use crate::update::UpdateService;
 use crate::workloads::WorkloadsService;
 
 /// Calls under way on one connection: an attach, an exec and logs for each container somebody watches.
@@ -246,6 +248,7 @@ async fn serve_connections(
     health.set_serving::<WorkloadsServer<WorkloadsService>>().await;
     health.set_serving::<ImagesServer<ImagesService>>().await;
     health.set_serving::<NodeServer<NodeService>>().await;
+    health.set_serving::<UpdateServer<UpdateService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(byre_api::proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -266,6 +269,7 @@ async fn serve_connections(
                 .max_decoding_message_size(MESSAGE_BYTES),
         )
         .add_service(ImagesServer::new(ImagesService(Arc::clone(&backend))).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(UpdateServer::new(UpdateService(Arc::clone(&backend))).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ConfigServer::new(ConfigService(backend)).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(node).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(BootsServer::new(BootsService::default()).max_decoding_message_size(MESSAGE_BYTES))

@@ -22,3 +22,4 @@ pub mod pod;
 pub mod probe;
 pub mod settings;
 pub mod status;
+pub mod update;

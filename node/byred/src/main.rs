@@ -31,6 +31,7 @@ const TABLE: [(&str, Run); 13] = [
     ("pull", |_| ended(pull::run())),
     ("state", |_| ended(byre_state::run())),
     ("stats", |_| ended(byre_stats::run())),
+    ("update", |_| ended(byre_update::run())),
     ("cp-in", |arguments| ended(copy::into(arguments))),
     ("cp-out", |arguments| ended(copy::out_of(arguments))),
     ("init", |arguments| Ok(init::run(arguments)?)),

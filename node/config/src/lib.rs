@@ -17,6 +17,7 @@ mod schema;
 mod service;
 mod source;
 mod store;
+mod update;
 mod value;
 
 pub use output::ApiFile;
@@ -24,6 +25,7 @@ pub use registries::{Registries, RegistryHost, Secret};
 pub use schema::{Api, Configuration, DOCUMENT_BYTES, Identity, Link, Network, Refused, VERSION, json_schema, parse};
 pub use source::{Instance, Paths};
 pub use store::StoreError;
+pub use update::{Automatic, Channel, RepositoryUrl, Update, Window};
 pub use value::{
     CaPem, Domain, Driver, Hostname, InterfaceAddress, JoinToken, LinkName, Mac, ipv4_mask, is_unicast, is_unicast_ipv4,
 };

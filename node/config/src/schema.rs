@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::registries::Registries;
+use crate::update::Update;
 use crate::value::{CaPem, Domain, Driver, Hostname, InterfaceAddress, JoinToken, LinkName, Mac, is_unicast};
 
 /// The version that this system reads and writes.
@@ -47,6 +48,9 @@ pub struct Configuration {
     /// How images are brought from registries.
     #[serde(default)]
     pub registries: Registries,
+    /// Where releases of the OS come from, and when they are installed.
+    #[serde(default)]
+    pub update: Update,
 }
 
 impl Default for Configuration {
@@ -57,6 +61,7 @@ impl Default for Configuration {
             api: Api::default(),
             network: Network::default(),
             registries: Registries::default(),
+            update: Update::default(),
         }
     }
 }

@@ -377,8 +377,35 @@ const POD_NETWORKS: Group = Group {
     ],
 };
 
+/// `byred update`: the repository over the network, and the inactive slot through descriptors that PID 1 opened.
+pub const UPDATE: Profile = Profile {
+    name: "update",
+    groups: &[
+        &RUNTIME,
+        &DESCRIPTORS,
+        &EPOLL,
+        &TALK,
+        &ACCEPT,
+        &READ_FILES,
+        &WRITE_FILES,
+        &THREADS,
+        &TOKIO,
+        &INTERNET_CLIENT,
+        &RESOLVER,
+        &FORGET_CACHE,
+        &READ_LIMITS,
+        &NO_IOCTL,
+    ],
+};
+
+/// What was written is read back from the disk.
+const FORGET_CACHE: Group = Group {
+    reason: "reading back past the cache where a file knows no direct reads",
+    rules: &[allow(libc::SYS_fadvise64)],
+};
+
 /// Every profile, for the tests that hold each of them.
-pub const ALL: &[&Profile] = &[&LOG, &STATE, &STATS, &PROBE, &IMAGE, &PULL, &API, &CONFIG, &NET, &PODNET];
+pub const ALL: &[&Profile] = &[&LOG, &STATE, &STATS, &PROBE, &IMAGE, &PULL, &API, &CONFIG, &NET, &PODNET, &UPDATE];
 
 /// Calls that a profile may get from nowhere: they are looked for by a test.
 pub const NEVER: &[i64] = &[

@@ -11,6 +11,7 @@ mod node;
 mod output;
 mod pull;
 mod run;
+mod update;
 
 use serde_json::json;
 use time::OffsetDateTime;
@@ -59,6 +60,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Boots { command: Some(BootsCommand::Show(args)) } => boots::show(&node().await?, &output, &args).await,
         Command::Reboot(args) => node::shutdown(&node().await?, &args, true).await,
         Command::Shutdown(args) => node::shutdown(&node().await?, &args, false).await,
+        Command::Update(command) => update::update(&node().await?, &output, &command).await,
         Command::System(SystemCommand::Reexec) => node::reexec(&node().await?, &output).await,
         Command::Version => node::version(node, &output).await,
         Command::Context(command) => context::context(&output, command),
