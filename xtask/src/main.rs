@@ -43,7 +43,7 @@ enum Command {
     Test(test::Args),
     /// Look for inputs that break a decoder.
     Fuzz(fuzz::Args),
-    /// Cut the power at every write of an update, and do the list of faults to machines.
+    /// Cut the power at every write of an update, do the list of faults to machines, and bad networks and repositories to the updater.
     Faults(faults::Args),
     /// Measure, side by side with a peer.
     Bench(bench::Args),
@@ -66,10 +66,10 @@ fn main() -> anyhow::Result<()> {
         Command::Image(args) => image::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
-        Command::Faults(args) => faults::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Faults(args) => faults::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Release(args) => release::run(&args),
         Command::ContainerImage(args) => container_image::run(&args),

@@ -257,9 +257,15 @@ fn basic(suite: &mut Suite) {
     suite.case("test_new_targets_version_mismatch", || {
         let mut simulator = Simulator::new();
         simulator.refreshed();
+        // What is remembered is what the snapshot names: nothing is fetched.
+        simulator.targets.version = 2;
+        simulator.refreshed();
+        assert_eq!(simulator.version("targets"), 1);
+        // A client that remembers nothing sees it.
+        let mut simulator = Simulator::new();
         simulator.targets.version = 2;
         assert!(matches!(simulator.refresh(), Err(MetadataError::Mixed(_))));
-        assert_eq!(simulator.version("targets"), 1);
+        assert_eq!((simulator.version("snapshot"), simulator.version("targets")), (1, 0));
     });
 }
 

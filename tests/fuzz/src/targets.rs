@@ -16,6 +16,7 @@ mod layer;
 mod log;
 mod records;
 mod registry;
+mod release;
 mod texts;
 
 use crate::Target;
@@ -28,6 +29,7 @@ pub static TARGETS: &[&Target] = &[
     &launch::TARGET,
     &disk::TARGET,
     &records::TARGET,
+    &release::TARGET,
     &log::TARGET,
     &config::TARGET,
     &dhcp::TARGET,

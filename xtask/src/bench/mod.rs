@@ -8,6 +8,7 @@ mod peer;
 mod peer_boots;
 mod runtime;
 mod starts;
+mod updates;
 
 use anyhow::Result;
 
@@ -22,9 +23,11 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand, Debug)]
 enum Suite {
     /// A whole node: boot, memory at rest, start of a container, sizes.
-    Node(node::Args),
+    Node(Box<node::Args>),
     /// Starts and execs of the runtime's command, beside crun and runc.
-    Runtime(runtime::Args),
+    Runtime(Box<runtime::Args>),
+    /// An update of the OS: its time, its bytes, and the rate at which a slot is written.
+    Updates,
 }
 
 /// Runs the command.
@@ -32,5 +35,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.suite {
         Suite::Node(args) => node::run(args),
         Suite::Runtime(args) => runtime::run(args),
+        Suite::Updates => updates::run(),
     }
 }

@@ -2,6 +2,7 @@
 //! came of each.
 
 mod power;
+mod update;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use crate::{container_image, image, packages, test, tools};
 /// Arguments of `cargo xtask faults`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Only this suite: power or faults; may be given several times.
+    /// Only this suite: power, faults, tuf or net; may be given several times.
     #[arg(long, value_name = "SUITE")]
     only: Vec<String>,
     /// Of the faults, only those whose name contains this; may be given several times.
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     list: bool,
 }
 
+/// What can be run alone. The last two need no guest.
+const SUITES: [&str; 4] = ["power", "faults", "tuf", "net"];
+
 /// Runs the command; exits with 1 if anything was bad.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let faults: Vec<_> = byre_tests::faults::all()
@@ -46,16 +50,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     for name in &args.only {
-        ensure!(["power", "faults"].contains(&name.as_str()), "there is no suite {name:?}: power, faults");
+        ensure!(SUITES.contains(&name.as_str()), "there is no suite {name:?}: {}", SUITES.join(", "));
     }
     let selected = |suite: &str| args.only.is_empty() || args.only.iter().any(|name| name == suite);
+    let native = update::run(&selected)?;
+    if !selected("power") && !selected("faults") {
+        return native.publish();
+    }
     let lab = lab(args)?;
     let folder = lab.repository.join("target/faults");
     std::fs::remove_dir_all(&folder).ok();
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let accelerator = if byre_tests::kvm::works() { "KVM" } else { "software emulation (TCG)" };
     let mut report = Report::new(&lab.repository, &format!("{accelerator}, profile {}", args.image.profile));
-    let mut bad = 0;
+    let mut bad = native.add_to(&mut report);
     if selected("power") {
         bad += power::run(
             &lab,
