@@ -16,6 +16,7 @@ use crate::{container_image, image, packages, test, tools};
 
 /// Arguments of `cargo xtask faults`.
 #[derive(clap::Args, Debug)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Only this suite: power, faults, tuf or net; may be given several times.
     #[arg(long, value_name = "SUITE")]
