@@ -59,6 +59,24 @@ pub fn fuzz_manifest(data: &[u8]) -> bool {
     kinds != [0, 0]
 }
 
+/// Reads a public key in PEM; what is accepted has a name, and signs nothing that it did not.
+///
+/// # Panics
+/// If it does.
+pub fn fuzz_key(data: &[u8]) -> bool {
+    let Some(key) = std::str::from_utf8(data).ok().and_then(|pem| crate::signature::PublicKey::parse(pem).ok()) else {
+        return false;
+    };
+    let signature = crate::signature::Signature { payload: "{}".to_owned(), signature: "AAAA".to_owned() };
+    assert!(signature.verify(&key, &[Digest::of(data)], "r.example/app").is_err(), "three bytes are a signature");
+    true
+}
+
+/// Reads what cosign signs.
+pub fn fuzz_payload(data: &[u8]) -> bool {
+    crate::signature::fuzz_payload(data)
+}
+
 /// Converts a layer; what is converted passes the bounds check, and is the same file each time.
 ///
 /// # Panics

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use crate::policy::Policy;
 use crate::pull::Works;
 use crate::store::{Catalog, Limits, Maker, Recovery, Store, StoreError};
 
@@ -12,6 +13,7 @@ pub struct SharedStore {
     store: Mutex<Store>,
     catalog: RwLock<Arc<Catalog>>,
     maker: Maker,
+    policy: Arc<Policy>,
     works: Works,
 }
 
@@ -21,9 +23,19 @@ impl SharedStore {
     /// # Errors
     /// Of [`Store::open`].
     pub fn open(root: &Path, limits: Limits) -> Result<(Self, Recovery), StoreError> {
-        let (store, recovery) = Store::open(root, limits)?;
+        Self::open_with(root, limits, Policy::default())
+    }
+
+    /// As [`SharedStore::open`], with rules for what may be pulled, loaded and run.
+    ///
+    /// # Errors
+    /// Of [`Store::open`].
+    pub fn open_with(root: &Path, limits: Limits, policy: Policy) -> Result<(Self, Recovery), StoreError> {
+        let (mut store, recovery) = Store::open(root, limits)?;
+        store.set_policy(policy);
+        let policy = Arc::clone(store.policy());
         let (catalog, maker) = (RwLock::new(Arc::new(store.catalog())), store.maker());
-        Ok((Self { store: Mutex::new(store), catalog, maker, works: Works::default() }, recovery))
+        Ok((Self { store: Mutex::new(store), catalog, maker, policy, works: Works::default() }, recovery))
     }
 
     /// What is in the store.
@@ -45,6 +57,10 @@ impl SharedStore {
     /// Whether a change is under way now.
     pub fn is_changing(&self) -> bool {
         self.store.try_lock().is_err()
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     pub(crate) fn maker(&self) -> &Maker {

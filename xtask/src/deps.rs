@@ -55,7 +55,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The node's services.
     ("byre-sandbox", &["byre-plan", "byre-protocol"]),
     ("byre-facts", &[]),
-    ("byre-config", &["byre-protocol", "byre-registry", "byre-sandbox"]),
+    ("byre-config", &["byre-image", "byre-protocol", "byre-registry", "byre-sandbox"]),
     ("byre-podnet", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-probe", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-log", &["byre-plan", "byre-protocol", "byre-sandbox"]),

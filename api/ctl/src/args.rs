@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::args_config::ConfigCommand;
 use crate::args_container::{CreateArgs, RunArgs};
-use crate::args_image::PullArgs;
+use crate::args_image::{HistoryArgs, PullArgs, TagArgs, UntagArgs};
 use crate::args_update::UpdateCommand;
 use crate::detach::DetachKeys;
 use crate::parse;
@@ -320,6 +320,14 @@ pub(crate) enum ImageCommand {
     Ls(ImageLsArgs),
     /// Show everything about images, as JSON
     Inspect(ImageNames),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Take names away and keep the images
+    Untag(UntagArgs),
+    /// Show how an image was built, newest step first
+    History(HistoryArgs),
+    /// Read all of images and compare them with what they were
+    Verify(ImageNames),
     /// Remove images
     Rm(ImageNames),
     /// Remove images that have no name and that no container uses

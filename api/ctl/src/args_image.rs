@@ -22,3 +22,30 @@ pub(crate) struct PullArgs {
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// Name or identity
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// The further name, as in registry.example/app:1.2
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UntagArgs {
+    /// The names to take away
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// Name or identity
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Whole commands
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+}

@@ -190,6 +190,7 @@ pub(crate) fn image(image: &Image) -> Value {
         "created": at(image.created.as_ref()),
         "layers": image.layers,
         "origins": image.origins,
+        "policy": { "accepted": image.accepted, "verdict": image.verdict },
         "config": embedded(&image.config_json),
     })
 }

@@ -403,6 +403,8 @@ pub(crate) fn image(record: ImageRecord) -> proto::Image {
         layers: record.layers.iter().map(|layer| format!("sha256:{layer}")).collect(),
         config_json: record.config_json,
         origins: record.origins,
+        accepted: record.accepted,
+        verdict: record.verdict,
     }
 }
 

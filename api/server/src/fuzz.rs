@@ -26,6 +26,8 @@ pub fn definition(message: &[u8], config_json: &str) -> Option<Definition> {
         created_wall_ms: 0,
         config_json: config_json.to_owned(),
         origins: Vec::new(),
+        accepted: true,
+        verdict: String::new(),
     };
     let name = Name::try_from(spec.name.as_str()).or_else(|_| Name::try_from("web")).ok()?;
     let resolv_conf = "nameserver 10.0.2.3\n";

@@ -79,6 +79,7 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "Workloads/Events"
         | "Images/ListImages"
         | "Images/InspectImage"
+        | "ImageTransfers/Verify"
         | "Node/Version"
         | "Node/GetNode"
         | "Node/KernelLog"
@@ -106,6 +107,8 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "Images/RemoveImage"
         | "Images/PruneImages"
         | "ImageTransfers/Pull"
+        | "ImageTransfers/Tag"
+        | "ImageTransfers/Untag"
         | "Update/CheckUpdate" => Role::Operator,
         "Node/Shutdown"
         | "Node/Reexec"

@@ -68,7 +68,8 @@ impl ImageStore {
             | ImageAnswer::Images(_)
             | ImageAnswer::Removed { .. }
             | ImageAnswer::Layers(_)
-            | ImageAnswer::Pulled { .. } => return Err(unexpected()),
+            | ImageAnswer::Pulled { .. }
+            | ImageAnswer::Verified(_) => return Err(unexpected()),
         };
         let mut remembered = self.remembered();
         if remembered.len() >= REMEMBERED {
@@ -104,7 +105,8 @@ impl ImageStore {
                 | ImageAnswer::Image(_)
                 | ImageAnswer::Removed { .. }
                 | ImageAnswer::Layers(_)
-                | ImageAnswer::Pulled { .. } => return Err(unexpected()),
+                | ImageAnswer::Pulled { .. }
+                | ImageAnswer::Verified(_) => return Err(unexpected()),
             }
         }
         Ok(images)
@@ -119,7 +121,8 @@ impl ImageStore {
             | ImageAnswer::Image(_)
             | ImageAnswer::Images(_)
             | ImageAnswer::Layers(_)
-            | ImageAnswer::Pulled { .. } => Err(unexpected()),
+            | ImageAnswer::Pulled { .. }
+            | ImageAnswer::Verified(_) => Err(unexpected()),
         }
     }
 }
@@ -269,7 +272,8 @@ async fn load(
                 ImageAnswer::Images(_)
                 | ImageAnswer::Removed { .. }
                 | ImageAnswer::Layers(_)
-                | ImageAnswer::Pulled { .. },
+                | ImageAnswer::Pulled { .. }
+                | ImageAnswer::Verified(_),
             ) => return Err(unexpected()),
             None => return Err(Status::unavailable("the image service ended in the middle of the load; try again")),
         }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use byre_api::proto;
 use byre_api::proto::image_transfers_server::ImageTransfers;
-use byre_protocol::peer::{ImageAnswer, ImageCall, ImageRecord, LayerStatus, LayerStep, RegistryCredential};
+use byre_protocol::peer::{
+    ImageAnswer, ImageCall, ImageRecord, LayerStatus, LayerStep, LayerVerified, RegistryCredential,
+};
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +30,8 @@ const MAX_SECRET_LEN: usize = 8 << 10;
 /// Longest list of authorities: some certificates. It goes in one message to the image service.
 const MAX_CA_LEN: usize = 32 << 10;
 
+const TAG: Change = Change { method: "ImageTransfers/Tag", frees_space: false };
+const UNTAG: Change = Change { method: "ImageTransfers/Untag", frees_space: false };
 const PULL: Change = Change { method: "ImageTransfers/Pull", frees_space: false };
 
 /// What is to be pulled.
@@ -84,7 +88,8 @@ impl ImageStore {
                     ImageAnswer::Progress { .. }
                     | ImageAnswer::Image(_)
                     | ImageAnswer::Images(_)
-                    | ImageAnswer::Removed { .. },
+                    | ImageAnswer::Removed { .. }
+                    | ImageAnswer::Verified(_),
                 ) => break Err(unexpected()),
                 None => break Err(Status::unavailable("the image service ended in the middle of the pull; try again")),
             }
@@ -92,6 +97,41 @@ impl ImageStore {
         // A name may lead to another image now.
         self.forget();
         result
+    }
+}
+
+impl ImageStore {
+    /// Changes the names of an image; gives it as it is then.
+    async fn rename(&self, call: &ImageCall) -> Result<Box<ImageRecord>, Status> {
+        let mut service = Service::call(self.socket(), call).await?;
+        let answer = service.answer().await?;
+        self.forget();
+        match answer {
+            ImageAnswer::Image(image) => Ok(image),
+            ImageAnswer::Refused { code, text } => Err(convert::image_refused(code, text)),
+            ImageAnswer::Progress { .. }
+            | ImageAnswer::Images(_)
+            | ImageAnswer::Removed { .. }
+            | ImageAnswer::Layers(_)
+            | ImageAnswer::Pulled { .. }
+            | ImageAnswer::Verified(_) => Err(unexpected()),
+        }
+    }
+
+    async fn verify(&self, reference: String) -> Result<Vec<LayerVerified>, Status> {
+        let mut service = Service::call(self.socket(), &ImageCall::Verify { reference }).await?;
+        loop {
+            match service.answer().await? {
+                ImageAnswer::Progress { .. } => {}
+                ImageAnswer::Verified(layers) => return Ok(layers),
+                ImageAnswer::Refused { code, text } => return Err(convert::image_refused(code, text)),
+                ImageAnswer::Image(_)
+                | ImageAnswer::Images(_)
+                | ImageAnswer::Removed { .. }
+                | ImageAnswer::Layers(_)
+                | ImageAnswer::Pulled { .. } => return Err(unexpected()),
+            }
+        }
     }
 }
 
@@ -133,6 +173,35 @@ impl ImageTransfers for ImageTransfersService {
             let _ = answers.send(last).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn tag(&self, request: Request<proto::TagRequest>) -> Result<Response<proto::TagResponse>, Status> {
+        let peer = Peer::of(request.extensions())?;
+        let proto::TagRequest { image, name } = request.into_inner();
+        let entry = self.0.audit.asked(&peer, TAG, &format!("{image} as {name}"))?;
+        let result = self.0.images.rename(&ImageCall::Tag { reference: image, name }).await;
+        let image = Some(convert::image(*entry.done(result).await?));
+        Ok(Response::new(proto::TagResponse { image }))
+    }
+
+    async fn untag(&self, request: Request<proto::UntagRequest>) -> Result<Response<proto::UntagResponse>, Status> {
+        let peer = Peer::of(request.extensions())?;
+        let name = request.into_inner().name;
+        let entry = self.0.audit.asked(&peer, UNTAG, &name)?;
+        let result = self.0.images.rename(&ImageCall::Untag { name }).await;
+        let image = Some(convert::image(*entry.done(result).await?));
+        Ok(Response::new(proto::UntagResponse { image }))
+    }
+
+    async fn verify(&self, request: Request<proto::VerifyRequest>) -> Result<Response<proto::VerifyResponse>, Status> {
+        let layers = self.0.images.verify(request.into_inner().image).await?;
+        let layer = |layer: LayerVerified| proto::VerifiedLayer {
+            layer: format!("sha256:{}", layer.layer),
+            bytes: layer.bytes,
+            good: layer.good,
+            text: layer.text,
+        };
+        Ok(Response::new(proto::VerifyResponse { layers: layers.into_iter().map(layer).collect() }))
     }
 }
 

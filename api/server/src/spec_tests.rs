@@ -14,6 +14,8 @@ fn image(config: &str) -> ImageRecord {
         created_wall_ms: 0,
         config_json: config.into(),
         origins: Vec::new(),
+        accepted: true,
+        verdict: String::new(),
     }
 }
 

@@ -45,6 +45,10 @@ impl WorkloadsService {
         }
         let _held = backend.images.hold().await;
         let image = backend.images.resolve(&spec.image).await?;
+        if !image.accepted {
+            let text = format!("the node's policy does not take {}: {}", spec.image, image.verdict);
+            return Err(Status::permission_denied(text));
+        }
         let name = if spec.name.is_empty() { made_up_name()? } else { chosen_name(&spec.name)? };
         let resolv_conf = match proto::NetworkMode::try_from(spec.network) {
             // Not there before the network is up: the container then has an empty one. A bridged one asks the node's servers itself.

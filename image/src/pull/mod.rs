@@ -1,7 +1,7 @@
 //! Pulling an image: from a name to a record, with nothing visible before the end.
 //!
 //! ```text
-//! name -> manifest (or index -> manifest) -> configuration -> leases -> layers, two at once, joined with other pulls -> record
+//! name -> policy -> manifest (or index -> manifest) -> signatures, policy -> configuration -> leases -> layers, two at once, joined with other pulls -> record
 //!   layer: blob comes -> hash, inflate, convert as it comes -> digest and diff_id compared -> fsync, fs-verity, name
 //! ```
 //! The source of the bytes is not trusted and not named here. A pull that ends early leaves finished layers and what has come of large
@@ -10,6 +10,7 @@
 mod blob;
 pub(crate) mod document;
 mod layers;
+mod signatures;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,10 @@ use std::sync::Arc;
 use crate::archive::{ArchiveError, MAX_INDEX_DEPTH, MAX_JSON_LEN, check_platform};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
+use crate::policy::Judged;
 use crate::reference::Reference;
 use crate::shared::SharedStore;
+use crate::signature::{MAX_SIGNATURES, Signature};
 use crate::store::{Image, LayerInfo, NewImage, Origin, StoreError, now};
 
 use document::{Document, Plan};
@@ -115,6 +118,14 @@ pub enum PullError {
         /// In the configuration.
         config: usize,
     },
+    /// The node's own rules.
+    #[error("the node's policy does not take {name}: {why}")]
+    Policy {
+        /// The image.
+        name: String,
+        /// The rule and what it misses.
+        why: String,
+    },
     /// The caller stopped it.
     #[error("cancelled")]
     Cancelled,
@@ -156,7 +167,11 @@ pub fn pull(
     if !tell(&[]) {
         return Err(PullError::Cancelled);
     }
+    if let Some(why) = store.policy().refuses_outright(name) {
+        return Err(PullError::Policy { name: name.short(), why });
+    }
     let found = find(source, name, &stop)?;
+    let signatures = judged(store, source, name, &found, &stop)?;
     let config_bytes = config(source, name, found.plan.config, &stop)?;
     let config = ImageConfig::parse(&config_bytes).map_err(|why| PullError::Json { what: "configuration", why })?;
     check_platform(&config)?;
@@ -183,10 +198,32 @@ pub fn pull(
             created: config.created.clone(),
             layers: layers.iter().zip(&config.diff_ids).map(|(b, d)| LayerInfo { diff_id: *d, bytes: *b }).collect(),
             origin: Some(Origin { reference: reference.clone(), pulled_at: now() }),
+            signatures: signatures.clone(),
         })
     })?;
     drop(lease);
     Ok(Pulled { image, reference, new_layers })
+}
+
+/// The signatures of what was found, if its rule wants some and is content with them.
+fn judged(
+    store: &SharedStore,
+    source: &dyn Source,
+    name: &Reference,
+    found: &Found,
+    stop: &Stop,
+) -> Result<Vec<Signature>, PullError> {
+    let digests = [found.top, found.manifest];
+    let mut signatures = Vec::new();
+    if store.policy().wants_signatures(name) {
+        signatures = signatures::fetch(source, name, &found.top, stop)?;
+        if found.manifest != found.top {
+            signatures.extend(signatures::fetch(source, name, &found.manifest, stop)?);
+            signatures.truncate(MAX_SIGNATURES);
+        }
+    }
+    let verdict = store.policy().judge(&Judged { digests: &digests, signatures: &signatures }, name);
+    if verdict.accepted { Ok(signatures) } else { Err(PullError::Policy { name: name.short(), why: verdict.text }) }
 }
 
 /// The name with the digest of what it led to.

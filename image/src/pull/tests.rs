@@ -10,7 +10,9 @@ use crate::archive::tests::read_archive;
 use crate::compression::Compression;
 use crate::pack::tarball::TarWriter;
 use crate::pack::{PackConfig, write_oci_archive};
-use crate::store::{Limits, PruneScope};
+use crate::policy::{Otherwise, Policy, Requirement, Rule};
+use crate::signature::tests::{Signer, payload};
+use crate::store::{LayerState, Limits, PruneScope};
 use crate::tar::{Entry, EntryKind, Timestamp};
 
 const LIMITS: Limits = Limits { archive_bytes: 1 << 30, layer_bytes: 1 << 30, reserve_bytes: 0 };
@@ -34,6 +36,8 @@ struct Memory {
     blobs: BTreeMap<Digest, Vec<u8>>,
     mischief: Mutex<Mischief>,
     asked: Mutex<Vec<Wanted>>,
+    /// The manifest of its signatures.
+    signatures: Option<Vec<u8>>,
 }
 
 fn layer(files: &[(&str, &[u8])]) -> std::fs::File {
@@ -78,7 +82,7 @@ fn image() -> Memory {
             }
         }
     }
-    Memory { manifest, blobs, mischief: Mutex::new(Mischief::None), asked: Mutex::default() }
+    Memory { manifest, blobs, mischief: Mutex::new(Mischief::None), asked: Mutex::default(), signatures: None }
 }
 
 impl Memory {
@@ -110,6 +114,11 @@ impl Read for Cut {
 
 impl Source for Memory {
     fn manifest(&self, _: &Reference, which: &str, _: bool, _: &Stop) -> Result<Fetched, SourceError> {
+        if which.ends_with(".sig") {
+            let none = || SourceError { fault: SourceFault::NotFound, text: "not signed".into() };
+            let bytes = self.signatures.clone().ok_or_else(none)?;
+            return Ok(Fetched { bytes, media_type: String::new(), stated_digest: None });
+        }
         if which == "gone" {
             return Err(SourceError { fault: SourceFault::NotFound, text: "no such tag".into() });
         }
@@ -321,4 +330,88 @@ fn layers_that_a_pull_is_about_to_need_are_not_removed() {
         .unwrap();
     assert!(path(&store).is_file(), "left over for the next pull");
     assert_eq!(pulled(&store, &source, "r.example/app:1").unwrap().new_layers, 0);
+}
+
+/// A store that takes images of `r.example/team` only with a signature of this key, and no others.
+fn strict(key: &Signer) -> (tempfile::TempDir, SharedStore) {
+    let require = Requirement::Signature { keys_pem: vec![key.pem()], signed_as: None };
+    let rules = vec![Rule { repository: "r.example/team/*".into(), require }];
+    let policy = Policy { default: Otherwise::Reject, rules };
+    policy.check().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = SharedStore::open_with(dir.path(), LIMITS, policy).unwrap();
+    (dir, store)
+}
+
+/// Puts a signature beside the image, as cosign does.
+fn signed(mut source: Memory, by: &Signer, repository: &str) -> Memory {
+    let signature = by.sign(payload(repository, &Digest::of(&source.manifest)));
+    let digest = Digest::of(signature.payload.as_bytes());
+    let manifest = serde_json::json!({"schemaVersion": 2, "layers": [{
+        "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": digest, "size": signature.payload.len(),
+        "annotations": {"dev.cosignproject.cosign/signature": signature.signature},
+    }]});
+    source.blobs.insert(digest, signature.payload.into_bytes());
+    source.signatures = Some(manifest.to_string().into_bytes());
+    source
+}
+
+#[test]
+fn only_what_its_rule_wants_is_pulled_named_and_kept_accepted() {
+    let (key, other) = (Signer::new(), Signer::new());
+    let (dir, store) = strict(&key);
+    let refused = |source: &Memory, name: &str, words: &str| {
+        let error = pulled(&store, source, name).unwrap_err();
+        assert!(matches!(error, PullError::Policy { .. }) && error.to_string().contains(words), "{error}");
+        assert!(source.asked.lock().unwrap().iter().all(|asked| asked.size < 1 << 20), "no layer was fetched");
+    };
+    refused(&image(), "elsewhere.example/app:1", "the default is to reject");
+    refused(&image(), "r.example/team/app:1", "it has none");
+    refused(&signed(image(), &other, "r.example/team/app"), "r.example/team/app:1", "none is of a key");
+    refused(&signed(image(), &key, "r.example/team/other"), "r.example/team/app:1", "for the repository");
+    let source = signed(image(), &key, "r.example/team/app");
+    let pulled = pulled(&store, &source, "r.example/team/app:1").unwrap();
+    assert!(store.catalog().verdict(&pulled.image, "r.example/team/app:1").text.contains("signed by the key"));
+    // A name that the signature is not for is not given, and by its identity the image has its own name to speak for it.
+    let other = "r.example/team/other:1".parse().unwrap();
+    let error = store.change(|store| store.tag("r.example/team/app:1", &other)).unwrap_err();
+    assert!(error.to_string().contains("policy"), "{error}");
+    let tagged = store.change(|store| store.tag("r.example/team/app:1", &"r.example/team/app:2".parse().unwrap()));
+    assert_eq!(tagged.unwrap().names.len(), 2);
+    assert!(store.catalog().verdict(&pulled.image, &pulled.image.id.to_string()).accepted);
+    // The signature is kept; other rules at the next start are for it as well.
+    drop(store);
+    let (store, _) = SharedStore::open(dir.path(), LIMITS).unwrap();
+    assert_eq!(store.catalog().find("r.example/team/app:2").unwrap().signatures.len(), 1);
+    let (_other_dir, strange) = strict(&Signer::new());
+    assert!(
+        !strange
+            .catalog()
+            .verdict(store.catalog().find("r.example/team/app:1").unwrap(), "r.example/team/app:1")
+            .accepted
+    );
+}
+
+#[test]
+fn names_are_given_and_taken_away_and_a_damaged_layer_is_found() {
+    let (dir, store) = store();
+    let pulled = pulled(&store, &image(), "r.example/app:1").unwrap();
+    let name: Reference = "other.example/app:2".parse().unwrap();
+    store.change(|store| store.tag("r.example/app:1", &name)).unwrap();
+    store.change(|store| store.untag(&"r.example/app:1".parse().unwrap())).unwrap();
+    store.change(|store| store.untag(&name)).unwrap();
+    assert!(store.change(|store| store.untag(&name)).is_err());
+    let id = pulled.image.id.to_string();
+    let check = |good: bool| {
+        let catalog = store.catalog();
+        let layers = catalog.verify(catalog.find(&id).unwrap(), &mut |_| true).unwrap();
+        let bad = layers.iter().filter(|layer| matches!(layer.state, LayerState::Damaged(_))).count();
+        assert_eq!((layers.len(), bad), (2, usize::from(!good)));
+    };
+    check(true);
+    let layer = store.maker().layers_dir().join(format!("{}.erofs", pulled.image.layers[0].diff_id.hex()));
+    std::fs::remove_file(&layer).unwrap();
+    std::fs::write(&layer, vec![0; usize::try_from(pulled.image.layers[0].bytes).unwrap()]).unwrap();
+    check(false);
+    assert!(dir.path().exists());
 }

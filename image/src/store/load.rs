@@ -17,7 +17,9 @@ use super::{MAX_STORED_IMAGES, Store, StoreError, at, durable, record};
 use crate::archive::{self, ArchiveError, FoundImage, FoundLayer, StageLimits};
 use crate::compression;
 use crate::digest::Digest;
+use crate::policy::{Judged, Otherwise};
 use crate::reference::Reference;
+use crate::signature::{MAX_SIGNATURES, Signature};
 
 /// Bytes between two calls of the progress function: a call must cost nothing beside the work.
 const PROGRESS_STEP: u64 = 1 << 20;
@@ -75,6 +77,7 @@ pub(crate) struct NewImage<'a> {
     pub(crate) created: Option<String>,
     pub(crate) layers: Vec<LayerInfo>,
     pub(crate) origin: Option<Origin>,
+    pub(crate) signatures: Vec<Signature>,
 }
 
 /// Tells the caller how far the work is, not too often; the caller can stop it.
@@ -168,6 +171,7 @@ impl Store {
         keep_blobs: bool,
         reporter: &mut Reporter<'_>,
     ) -> Result<Loaded, StoreError> {
+        self.judge(&found)?;
         let mut made = Vec::new();
         let result = self.load_layers(&found, keep_blobs, &mut made, reporter).and_then(|layers| {
             self.commit(NewImage {
@@ -178,6 +182,7 @@ impl Store {
                 created: found.config.created.clone(),
                 layers,
                 origin: None,
+                signatures: Vec::new(),
             })
         });
         match result {
@@ -190,6 +195,26 @@ impl Store {
                 Err(e)
             }
         }
+    }
+
+    /// Whether the policy takes the image under all of its names: each of them is to lead to it.
+    fn judge(&self, found: &FoundImage) -> Result<(), StoreError> {
+        let known = self.images.get(&found.id);
+        let mut digests: Vec<Digest> = found.manifest_digest.into_iter().collect();
+        digests.extend(known.iter().flat_map(|image| &image.origins).filter_map(|origin| origin.reference.digest()));
+        let signatures = known.map(|image| image.signatures.as_slice()).unwrap_or_default();
+        let judged = Judged { digests: &digests, signatures };
+        for name in &found.names {
+            let verdict = self.policy.judge(&judged, name);
+            if !verdict.accepted {
+                return Err(StoreError::Policy { name: name.short(), why: verdict.text });
+            }
+        }
+        if found.names.is_empty() && self.policy.default == Otherwise::Reject {
+            let why = "it has no name that a rule is for, and the default is to reject".to_owned();
+            return Err(StoreError::Policy { name: found.id.to_string(), why });
+        }
+        Ok(())
     }
 
     /// Takes back what a failed load published. Errors are left to the sweep at the next start.
@@ -281,6 +306,12 @@ impl Store {
             let excess = origins.len().saturating_sub(MAX_ORIGINS);
             origins.drain(..excess);
         }
+        let mut signatures = new.signatures;
+        for signature in known.iter().flat_map(|image| &image.signatures) {
+            if signatures.len() < MAX_SIGNATURES && !signatures.contains(signature) {
+                signatures.push(signature.clone());
+            }
+        }
         let image = Image {
             id: new.id,
             names,
@@ -290,6 +321,7 @@ impl Store {
             loaded_at: now(),
             sequence: self.take_sequence(),
             origins,
+            signatures,
         };
         self.write_record(image.clone())?;
         self.take_names(&image)?;

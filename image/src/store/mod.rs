@@ -16,6 +16,7 @@ mod durable;
 mod leases;
 mod load;
 mod maker;
+mod naming;
 mod open;
 mod record;
 mod removal;
@@ -24,18 +25,21 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::archive::ArchiveError;
 use crate::check::CheckError;
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::layer::LayerError;
+use crate::policy::{Policy, Verdict};
 use crate::reference::Reference;
 
 use leases::Leases;
 pub use load::{Loaded, Progress};
 pub(crate) use load::{NewImage, now};
 pub(crate) use maker::Maker;
+pub use naming::{LayerCheck, LayerState};
 pub use open::Recovery;
 pub(crate) use record::fuzz_record;
 pub use record::{Image, LayerInfo, Origin};
@@ -126,6 +130,17 @@ pub enum StoreError {
     /// The store is full.
     #[error("the store holds {MAX_STORED_IMAGES} images; remove some")]
     TooManyImages,
+    /// Too many names.
+    #[error("an image has at most {0} names; take one away first")]
+    TooManyNames(usize),
+    /// The node's own rules.
+    #[error("the node's policy does not take {name}: {why}")]
+    Policy {
+        /// The image.
+        name: String,
+        /// The rule and what it misses.
+        why: String,
+    },
     /// The caller stopped it.
     #[error("cancelled")]
     Cancelled,
@@ -190,6 +205,7 @@ pub struct Store {
     next_sequence: u64,
     /// Layers that somebody is about to need.
     leases: Leases,
+    policy: Arc<Policy>,
     /// Held locked as long as the store is open.
     _lock: File,
 }
@@ -213,6 +229,15 @@ impl Store {
 
     fn staging_dir(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    /// From now on images are judged by these rules.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = Arc::new(policy);
+    }
+
+    pub(crate) fn policy(&self) -> &Arc<Policy> {
+        &self.policy
     }
 
     pub(crate) fn maker(&self) -> Maker {
@@ -249,7 +274,7 @@ impl Store {
 
     /// What is in the store now, for those who only read: it stays as it is while a load goes on.
     pub fn catalog(&self) -> Catalog {
-        Catalog { root: self.root.clone(), images: self.images.clone() }
+        Catalog { root: self.root.clone(), images: self.images.clone(), policy: Arc::clone(&self.policy) }
     }
 
     /// The image that `text` means, with its configuration and the paths of its layers.
@@ -321,9 +346,20 @@ impl Store {
 pub struct Catalog {
     root: PathBuf,
     images: BTreeMap<Digest, Image>,
+    policy: Arc<Policy>,
 }
 
 impl Catalog {
+    /// What the node's policy says of an image that was found by `text`.
+    pub fn verdict(&self, image: &Image, text: &str) -> Verdict {
+        let name = text.parse::<Reference>().ok();
+        let is_name = |name: &Reference| {
+            let same = |other: &Reference| other.domain() == name.domain() && other.path() == name.path();
+            image.names.contains(name) || image.origins.iter().any(|origin| same(&origin.reference))
+        };
+        self.policy.judge_image(image, name.filter(is_name).as_ref())
+    }
+
     /// All images, by id.
     pub fn list(&self) -> impl Iterator<Item = &Image> {
         self.images.values()

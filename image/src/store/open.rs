@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -51,12 +52,14 @@ impl Store {
                 at(&lock_path)(e.into())
             }
         })?;
+        let policy = Arc::default();
         let mut store = Self {
             root: root.to_owned(),
             limits,
             images: BTreeMap::new(),
             next_sequence: 0,
             leases: Leases::default(),
+            policy,
             _lock: lock,
         };
         let partial = store.maker().partial_dir();

@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::reference::Reference;
+use crate::signature::Signature;
 
 /// Version of the record's format.
 const VERSION: u32 = 1;
-/// Largest record: 128 layers and 64 names of 512 bytes, with room to spare.
+/// Largest record: 128 layers, 64 names of 512 bytes and 8 signatures of 10 KiB, with room to spare.
 pub(super) const MAX_RECORD_LEN: u64 = 256 << 10;
 /// Suffix of record and configuration files.
 pub(super) const SUFFIX: &str = ".json";
@@ -52,6 +53,8 @@ pub struct Image {
     pub(super) sequence: u64,
     /// The registries it was pulled from, oldest first.
     pub origins: Vec<Origin>,
+    /// The signatures that came with it; whether one counts is said by the policy.
+    pub signatures: Vec<Signature>,
 }
 
 impl Image {
@@ -74,6 +77,8 @@ struct Record {
     sequence: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     origins: Vec<RecordOrigin>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    signatures: Vec<Signature>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,6 +111,7 @@ pub(super) fn encode(image: &Image) -> Result<Vec<u8>, serde_json::Error> {
             .iter()
             .map(|origin| RecordOrigin { reference: origin.reference.to_string(), pulled_at: origin.pulled_at })
             .collect(),
+        signatures: image.signatures.clone(),
     })
 }
 
@@ -129,6 +135,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image, String> {
         loaded_at: record.loaded_at,
         sequence: record.sequence,
         origins: record.origins.iter().map(origin).collect::<Result<_, String>>()?,
+        signatures: record.signatures.clone(),
     })
 }
 

@@ -90,6 +90,23 @@ pub enum ImageCall {
         /// Authorities of the registry, PEM, instead of those of the node's configuration.
         ca_pem: Option<String>,
     },
+    /// Give an image another name.
+    Tag {
+        /// Which.
+        reference: String,
+        /// The name, taken from the image that has it.
+        name: String,
+    },
+    /// Take a name away and keep the image.
+    Untag {
+        /// The name.
+        name: String,
+    },
+    /// Read all of an image and compare it with what it was. Answered with `Progress` and then `Verified`.
+    Verify {
+        /// Which.
+        reference: String,
+    },
 }
 
 /// A user name and a password. It has no text form.
@@ -174,6 +191,21 @@ pub enum ImageAnswer {
         /// Layers that came; the others were here.
         new_layers: u32,
     },
+    /// What a verification found of each layer.
+    Verified(Vec<LayerVerified>),
+}
+
+/// What a verification found of one layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerVerified {
+    /// Its `diff_id`.
+    pub layer: Digest,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// Whether it may be used.
+    pub good: bool,
+    /// What was found, for people.
+    pub text: String,
 }
 
 /// Classes of refusals of `byred image`, and of `byred pull` to it.
@@ -214,6 +246,10 @@ pub struct ImageRecord {
     pub config_json: String,
     /// Where it was pulled from, oldest first: names with tag and digest.
     pub origins: Vec<String>,
+    /// Whether the node's policy takes it, under the name that it was asked for by.
+    pub accepted: bool,
+    /// Why, for people.
+    pub verdict: String,
 }
 
 /// What `byred image` asks of `byred pull`.

@@ -13,12 +13,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use byre_image::digest::Digest;
+use byre_image::policy::Policy;
 use byre_image::pull::{self, LayerProgress, PullError, SourceFault};
 use byre_image::reference::Reference;
 use byre_image::shared::SharedStore;
-use byre_image::store::{Catalog, Image, Limits, Progress, PruneScope, StoreError};
+use byre_image::store::{Catalog, Image, LayerCheck, LayerState, Limits, Progress, PruneScope, StoreError};
 use byre_protocol::frame::MESSAGE_BYTES;
-use byre_protocol::peer::{ImageAnswer, ImageCall, ImageRecord, ImageRefusal, LayerStatus, LayerStep, PULL_SOCKET};
+use byre_protocol::peer::{
+    ImageAnswer, ImageCall, ImageRecord, ImageRefusal, LayerStatus, LayerStep, LayerVerified, PULL_SOCKET,
+};
 use byre_sandbox::stream::{self, StreamError};
 use byre_sandbox::{Descriptors, Notifier, profiles};
 use time::OffsetDateTime;
@@ -28,12 +31,18 @@ use crate::fetch::PullService;
 
 /// Where the store lies.
 const DIRECTORY: &str = "/data/images";
+/// What `byred config` leaves: which images may be used.
+const POLICY: &str = "/run/byre/config/image-policy.json";
+/// Bytes of it: a configuration document has 64 KiB, and escapes double some of them.
+const POLICY_BYTES: u64 = 256 * 1024;
 /// Connections at a time. Most are loads that wait for one another; each has a thread and a buffer of 128 KiB.
 const CONNECTIONS: usize = 8;
 /// A client that neither sends nor takes for so long is gone; an archive may come over a slow line, but not this slow.
 const CLIENT_TIME: Duration = Duration::from_secs(60);
 /// Bytes of configuration passed on, as the protocol says.
 const CONFIG_BYTES: usize = 64 * 1024;
+/// Bytes between two messages of a verification.
+const VERIFY_STEP: u64 = 64 << 20;
 /// What one answer's list may hold: the message's bound without its head.
 const LIST_BYTES: usize = MESSAGE_BYTES - 1024;
 
@@ -43,6 +52,9 @@ pub(crate) enum ImageError {
     /// Its start failed.
     #[error(transparent)]
     Start(#[from] byre_sandbox::StartError),
+    /// The policy cannot be read. Without it nothing may be taken, so nothing is.
+    #[error("{POLICY}: {0}; `byred config` and `byred image` must be from one release")]
+    Policy(String),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -59,9 +71,24 @@ pub(crate) fn run() -> Result<(), ImageError> {
     listener.set_nonblocking(false).map_err(ImageError::Accept)?;
     let notifier = Notifier::from_environment()?;
     byre_sandbox::seal(&profiles::IMAGE)?;
-    let shared = Arc::new(Shared::open(Path::new(DIRECTORY))?);
+    let shared = Arc::new(Shared::open(Path::new(DIRECTORY), policy(Path::new(POLICY))?)?);
     notifier.ready()?;
     shared.serve(&listener)
+}
+
+/// The rules; without a file there are none.
+fn policy(path: &Path) -> Result<Policy, ImageError> {
+    let failed = |why: String| ImageError::Policy(why);
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Policy::default()),
+        Err(error) => return Err(failed(error.to_string())),
+        Ok(metadata) if metadata.len() > POLICY_BYTES => return Err(failed("it is too long".to_owned())),
+        Ok(_) => {}
+    }
+    let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let policy: Policy = serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))?;
+    policy.check().map_err(|error| failed(error.to_string()))?;
+    Ok(policy)
 }
 
 /// What all connections share.
@@ -82,8 +109,8 @@ impl Drop for Place {
 }
 
 impl Shared {
-    fn open(directory: &Path) -> Result<Self, StoreError> {
-        let (store, recovery) = SharedStore::open(directory, Limits::default())?;
+    fn open(directory: &Path, policy: Policy) -> Result<Self, StoreError> {
+        let (store, recovery) = SharedStore::open_with(directory, Limits::default(), policy)?;
         if recovery.swept > 0 {
             eprintln!("removed {} files ({} bytes) of interrupted work", recovery.swept, recovery.swept_bytes);
         }
@@ -133,6 +160,9 @@ impl Shared {
             ImageCall::Resolve { reference } => self.resolve(&reference),
             ImageCall::Remove { reference, in_use } => self.remove(&reference, &in_use),
             ImageCall::Prune { in_use, all } => self.prune(&in_use, all),
+            ImageCall::Tag { reference, name } => self.tag(&reference, &name),
+            ImageCall::Untag { name } => self.untag(&name),
+            ImageCall::Verify { reference } => self.verify(&client, &reference),
             ImageCall::Pull { reference, credential, ca_pem } => {
                 let source = PullService::new(self.pull_socket.clone(), credential, ca_pem);
                 let answer = self.pull(&client, &reference, &source).unwrap_or_else(|error| pull_refused(&error));
@@ -158,10 +188,44 @@ impl Shared {
         };
         let pulled = pull::pull(&self.store, source, &name, &mut tell)?;
         Ok(ImageAnswer::Pulled {
-            image: Box::new(record(&self.catalog(), &pulled.image)?),
+            image: Box::new(record(&self.catalog(), &pulled.image, reference)?),
             reference: pulled.reference.to_string(),
             new_layers: u32::try_from(pulled.new_layers).unwrap_or(u32::MAX),
         })
+    }
+
+    fn tag(&self, reference: &str, name: &str) -> Result<ImageAnswer, StoreError> {
+        let name = match name.parse::<Reference>() {
+            Ok(name) => name,
+            Err(error) => return Ok(ImageAnswer::Refused { code: ImageRefusal::Invalid, text: error.to_string() }),
+        };
+        let image = self.store.change(|store| store.tag(reference, &name))?;
+        record(&self.catalog(), &image, &name.to_string()).map(|record| ImageAnswer::Image(Box::new(record)))
+    }
+
+    fn untag(&self, name: &str) -> Result<ImageAnswer, StoreError> {
+        let name = match name.parse::<Reference>() {
+            Ok(name) => name,
+            Err(error) => return Ok(ImageAnswer::Refused { code: ImageRefusal::Invalid, text: error.to_string() }),
+        };
+        let image = self.store.change(|store| store.untag(&name))?;
+        record(&self.catalog(), &image, &image.id.to_string()).map(|record| ImageAnswer::Image(Box::new(record)))
+    }
+
+    /// Reads all of an image, beside whatever else goes on.
+    fn verify(&self, client: &UnixStream, reference: &str) -> Result<ImageAnswer, StoreError> {
+        let catalog = self.catalog();
+        let image = catalog.find(reference)?;
+        let mut told = 0;
+        let mut wanted = |bytes: u64| {
+            if bytes < told + VERIFY_STEP {
+                return true;
+            }
+            told = bytes;
+            stream::write(&mut &*client, &ImageAnswer::Progress { step: "reading".to_owned(), bytes }).is_ok()
+        };
+        let checks = catalog.verify(image, &mut wanted)?;
+        Ok(ImageAnswer::Verified(checks.iter().map(layer_verified).collect()))
     }
 
     fn load(&self, client: &UnixStream, name: Option<&str>) -> Result<ImageAnswer, StoreError> {
@@ -177,13 +241,14 @@ impl Shared {
         };
         let loaded = self.store.change(|store| store.load(client, name.as_ref(), &mut tell))?;
         let Some(first) = loaded.first() else { return Err(StoreError::NotFound("in the archive".to_owned())) };
-        record(&self.catalog(), &first.image).map(|record| ImageAnswer::Image(Box::new(record)))
+        record(&self.catalog(), &first.image, &first.image.id.to_string())
+            .map(|record| ImageAnswer::Image(Box::new(record)))
     }
 
     fn resolve(&self, reference: &str) -> Result<ImageAnswer, StoreError> {
         let catalog = self.catalog();
         let image = catalog.find(reference)?;
-        record(&catalog, image).map(|record| ImageAnswer::Image(Box::new(record)))
+        record(&catalog, image, reference).map(|record| ImageAnswer::Image(Box::new(record)))
     }
 
     /// Sends all images, in as many answers as they need. Configurations are left out: a list is for looking, `Resolve` for running.
@@ -246,14 +311,15 @@ fn progress_answer(progress: Progress, bytes: &mut u64) -> ImageAnswer {
     ImageAnswer::Progress { step, bytes: *bytes }
 }
 
-fn record(catalog: &Catalog, image: &Image) -> Result<ImageRecord, StoreError> {
+fn record(catalog: &Catalog, image: &Image, asked: &str) -> Result<ImageRecord, StoreError> {
     let config = catalog.config_bytes(image)?;
     let damaged = |what: &str| StoreError::Damaged { id: image.id, what: what.to_owned() };
     if config.len() > CONFIG_BYTES {
         return Err(damaged("its configuration is longer than 64 KiB"));
     }
     let config_json = String::from_utf8(config).map_err(|_| damaged("its configuration is not UTF-8"))?;
-    Ok(ImageRecord { config_json, ..without_config(image) })
+    let verdict = catalog.verdict(image, asked);
+    Ok(ImageRecord { config_json, accepted: verdict.accepted, verdict: verdict.text, ..without_config(image) })
 }
 
 fn without_config(image: &Image) -> ImageRecord {
@@ -266,7 +332,18 @@ fn without_config(image: &Image) -> ImageRecord {
         created_wall_ms: image.created.as_deref().map_or(0, wall_ms),
         config_json: String::new(),
         origins: image.origins.iter().map(|origin| origin.reference.to_string()).collect(),
+        accepted: false,
+        verdict: String::new(),
     }
+}
+
+fn layer_verified(check: &LayerCheck) -> LayerVerified {
+    let (good, text) = match &check.state {
+        LayerState::Verified => (true, "every byte is what it was".to_owned()),
+        LayerState::Unprotected => (true, "its form is good; without fs-verity its content is not known".to_owned()),
+        LayerState::Damaged(why) => (false, format!("damaged: {why}")),
+    };
+    LayerVerified { layer: byre_plan::Digest(*check.diff_id.bytes()), bytes: check.bytes, good, text }
 }
 
 /// A time that an image's builder wrote; 0 if it is none.
@@ -289,6 +366,7 @@ fn layer_status(layer: &LayerProgress) -> LayerStatus {
 fn pull_refused(error: &PullError) -> ImageAnswer {
     let code = match error {
         PullError::Store(error) => return refused(error),
+        PullError::Policy { .. } => ImageRefusal::Denied,
         PullError::Source(error) => match error.fault {
             SourceFault::NotFound => ImageRefusal::NotFound,
             SourceFault::Denied => ImageRefusal::Denied,
@@ -327,6 +405,8 @@ fn code(error: &StoreError) -> ImageRefusal {
         | StoreError::NameForSeveral(_)
         | StoreError::PinnedName(_)
         | StoreError::Cancelled => ImageRefusal::Invalid,
+        StoreError::Policy { .. } => ImageRefusal::Denied,
+        StoreError::TooManyNames(_) => ImageRefusal::NoSpace,
         StoreError::Io { .. } | StoreError::Locked(_) | StoreError::Damaged { .. } => ImageRefusal::Internal,
     }
 }
@@ -357,7 +437,7 @@ mod tests {
     #[test]
     fn refusals_are_answers_and_change_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let shared = Shared::open(directory.path()).unwrap();
+        let shared = Shared::open(directory.path(), Policy::default()).unwrap();
         let load = |name: &str| ImageCall::Load { name: Some(name.to_owned()) };
         for (asked, archive, code) in [
             (load("x:1"), &b"not an archive at all"[..], ImageRefusal::Invalid),
@@ -377,7 +457,7 @@ mod tests {
     #[test]
     fn lists_are_quick_while_a_load_waits_for_its_client() {
         let directory = tempfile::tempdir().unwrap();
-        let shared = Shared::open(directory.path()).unwrap();
+        let shared = Shared::open(directory.path(), Policy::default()).unwrap();
         let (mut slow, theirs) = UnixStream::pair().unwrap();
         std::thread::scope(|scope| {
             // Its client goes away in the end, so the refusal cannot be sent.

@@ -9,6 +9,7 @@
 //! After that `byred api` brings changes ([`keeper`]); it restarts the services they concern, this one restarts nothing.
 
 pub mod fuzz;
+mod images;
 mod keeper;
 mod output;
 mod plan;
@@ -20,6 +21,7 @@ mod store;
 mod update;
 mod value;
 
+pub use images::{ImageDefault, ImageRequirement, ImageRule, Images};
 pub use output::ApiFile;
 pub use registries::{Registries, RegistryHost, Secret};
 pub use schema::{Api, Configuration, DOCUMENT_BYTES, Identity, Link, Network, Refused, VERSION, json_schema, parse};

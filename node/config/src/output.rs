@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::images;
 use crate::schema::Configuration;
 use crate::source::{Instance, Paths};
 use crate::store::{Durability, StoreError, replace, replace_as, replace_for};
@@ -78,12 +79,14 @@ pub(crate) fn outputs(instance: &Instance, configuration: &Configuration) -> Vec
     // A configuration that was accepted has settings that were checked.
     let registries = configuration.registries.settings().unwrap_or_default();
     let registries = json(serde_json::to_vec(&registries));
+    let policy = json(serde_json::to_vec(&configuration.images.policy().unwrap_or_else(|_| images::reject_all())));
     vec![
         open("machine.json", json(serde_json::to_vec(instance)), &[]),
         open("net.json", json(serde_json::to_vec(&configuration.network)), &["net"]),
         open("update.json", json(serde_json::to_vec(&configuration.update)), &[]),
         Output { name: "api.json", reader: Reader::Api, bytes: json(serde_json::to_vec(&api)), readers: &["api"] },
         Output { name: "registries.json", reader: Reader::Pull, bytes: registries, readers: &["pull"] },
+        open("image-policy.json", policy, &["image"]),
         open("hostname", format!("{hostname}\n").into_bytes(), &["hostname", "net"]),
     ]
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::images::Images;
 use crate::registries::Registries;
 use crate::update::Update;
 use crate::value::{CaPem, Domain, Driver, Hostname, InterfaceAddress, JoinToken, LinkName, Mac, is_unicast};
@@ -51,6 +52,9 @@ pub struct Configuration {
     /// Where releases of the OS come from, and when they are installed.
     #[serde(default)]
     pub update: Update,
+    /// Which images may be pulled, loaded and run.
+    #[serde(default)]
+    pub images: Images,
 }
 
 impl Default for Configuration {
@@ -62,6 +66,7 @@ impl Default for Configuration {
             network: Network::default(),
             registries: Registries::default(),
             update: Update::default(),
+            images: Images::default(),
         }
     }
 }

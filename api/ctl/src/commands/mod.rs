@@ -7,6 +7,7 @@ mod context;
 mod copy;
 mod image;
 mod live;
+mod names;
 mod node;
 mod output;
 mod pull;
@@ -74,6 +75,10 @@ async fn image(node: &Node, output: &Output, command: &ImageCommand) -> Result<(
         ImageCommand::Load(args) => image::load(node, output, args).await,
         ImageCommand::Ls(args) => image::list(node, output, args).await,
         ImageCommand::Inspect(args) => image::inspect(node, output, args).await,
+        ImageCommand::Tag(args) => names::tag(node, output, args).await,
+        ImageCommand::Untag(args) => names::untag(node, output, args).await,
+        ImageCommand::History(args) => names::history(node, output, args).await,
+        ImageCommand::Verify(args) => names::verify(node, output, args).await,
         ImageCommand::Rm(args) => image::remove(node, output, args).await,
         ImageCommand::Prune(args) => image::prune(node, output, args).await,
     }

@@ -14,6 +14,8 @@ pub(crate) fn image() -> ImageRecord {
         created_wall_ms: 0,
         config_json: r#"{"config":{"Cmd":["sh"]}}"#.into(),
         origins: Vec::new(),
+        accepted: true,
+        verdict: String::new(),
     }
 }
 
@@ -49,6 +51,10 @@ pub(crate) fn image_service(listener: &UnixListener, resolved: &AtomicUsize) {
                 say(&mut client, &ImageAnswer::Layers(vec![layer]));
                 say(&mut client, &ImageAnswer::Pulled { image: Box::new(image()), reference, new_layers: 1 });
             }
+            ImageCall::Tag { .. } | ImageCall::Untag { .. } => {
+                say(&mut client, &ImageAnswer::Image(Box::new(image())));
+            }
+            ImageCall::Verify { .. } => say(&mut client, &ImageAnswer::Verified(Vec::new())),
             ImageCall::Remove { .. } | ImageCall::Prune { .. } => {
                 say(&mut client, &ImageAnswer::Removed { what: vec!["web:latest".into()], bytes: 5 });
             }

@@ -204,6 +204,8 @@ fn seeds() -> Vec<Vec<u8>> {
         created_wall_ms: 1,
         config_json: "{}".into(),
         origins: vec!["r.example/web:1".into()],
+        accepted: true,
+        verdict: "accepted".into(),
     };
     let policy = super::launch::strict();
     let file = ServicesFile { policy, services: vec![definition()] };

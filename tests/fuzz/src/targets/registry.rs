@@ -5,7 +5,7 @@ use crate::{Target, Verdict};
 /// See the table.
 pub(super) static TARGET: Target = Target {
     name: "registry",
-    about: "manifests and indexes, WWW-Authenticate, token answers, Location, docker's config.json, error bodies: what is accepted is bounded, fits \
+    about: "manifests and indexes, WWW-Authenticate, token answers, Location, docker's config.json, error bodies, public keys, signed payloads: what is accepted is bounded, fits \
             where it is sent, reads back the same, and shows no secret",
     sources: &[
         "image/registry/src/challenge.rs",
@@ -15,6 +15,7 @@ pub(super) static TARGET: Target = Target {
         "image/registry/src/url.rs",
         "image/src/archive/manifest.rs",
         "image/src/pull/document.rs",
+        "image/src/signature.rs",
     ],
     longest: 8192,
     run,
@@ -22,14 +23,16 @@ pub(super) static TARGET: Target = Target {
 };
 
 fn run(input: &[u8]) -> Verdict {
-    let Some((decoder, input)) = super::pick(input, 6) else { return Verdict::Refused };
+    let Some((decoder, input)) = super::pick(input, 8) else { return Verdict::Refused };
     Verdict::of(match decoder {
         0 => byre_image::fuzz::fuzz_manifest(input),
         1 => byre_registry::fuzz::fuzz_challenge(input),
         2 => byre_registry::fuzz::fuzz_token(input),
         3 => byre_registry::fuzz::fuzz_location(input),
         4 => byre_registry::fuzz::fuzz_docker_config(input),
-        _ => byre_registry::fuzz::fuzz_words(input),
+        5 => byre_registry::fuzz::fuzz_words(input),
+        6 => byre_image::fuzz::fuzz_key(input),
+        _ => byre_image::fuzz::fuzz_payload(input),
     })
 }
 
@@ -41,7 +44,13 @@ fn seeds() -> Vec<Vec<u8>> {
     let index = format!(
         r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":3,"platform":{{"os":"linux","architecture":"amd64"}}}},{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":3,"platform":{{"os":"linux","architecture":"arm64"}}}}]}}"#
     );
+    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEABwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n-----END PUBLIC KEY-----\n";
+    let payload = format!(
+        r#"{{"critical":{{"identity":{{"docker-reference":"r.example/app"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#
+    );
     vec![
+        super::seed(6, key),
+        super::seed(7, payload),
         super::seed(0, manifest),
         super::seed(0, index),
         super::seed(1, r#"Bearer realm="https://auth.example/token",service="registry",scope="repository:a/b:pull""#),
