@@ -20,7 +20,7 @@ use std::process::ExitCode;
 type Run = fn(&[OsString]) -> Result<ExitCode, Box<dyn Error>>;
 
 /// The services and helpers, by name.
-const TABLE: [(&str, Run); 13] = [
+const TABLE: [(&str, Run); 14] = [
     ("api", |_| ended(api::run())),
     ("config", |_| ended(byre_config::run())),
     ("image", |_| ended(image::run())),
