@@ -72,6 +72,12 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Stop containers and start them again
     Restart(StopArgs),
+    /// Let containers start again that were disabled
+    Enable(Names),
+    /// Stop containers, and let nothing start them until they are enabled
+    Disable(Names),
+    /// Forget the failures of workloads; one that waits for its next try begins it at once
+    Reset(Names),
     /// Send a signal to containers
     Kill(KillArgs),
     /// Remove containers with their writable layer
@@ -92,6 +98,8 @@ pub(crate) enum Command {
     Attach(AttachArgs),
     /// Copy between this machine and a running container; `-` is a tar stream
     Cp(CpArgs),
+    /// Show what PID 1 decided lately, and upon what
+    Trace(TraceArgs),
     /// Show figures of running containers, live
     Stats(StatsArgs),
     /// Show what happens to workloads, from now on
@@ -287,6 +295,13 @@ pub(crate) struct CpArgs {
     /// A path, NAME:PATH, or `-` for a tar stream to stdout
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) destination: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Write what can be played again into this file; it holds what clients put into definitions
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) raw: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use byre_api::proto::{ContainerSpec, Limits, Probe, Restart, TerminalSize, UserNamespaceMode, VolumeMount};
+use byre_api::proto::schedule::When;
+use byre_api::proto::{ContainerSpec, Limits, Probe, Restart, Schedule, TerminalSize, UserNamespaceMode, VolumeMount};
 use clap::{Args, ValueEnum, ValueHint};
 
 use crate::args_network::NetworkArgs;
@@ -148,6 +149,18 @@ pub(crate) struct ContainerArgs {
     /// How long a job has over all its tries (10m)
     #[arg(long, value_name = "DURATION", value_parser = parse::duration, requires = "job")]
     pub(crate) deadline: Option<Duration>,
+    /// A job begins by itself at these times (UTC): "minute hour day month weekday" as in crontab, or @daily and the like
+    #[arg(long, value_name = "CALENDAR", requires = "job", conflicts_with = "every")]
+    pub(crate) schedule: Option<String>,
+    /// A job begins by itself again and again, so long from one begin to the next (10m)
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, requires = "job")]
+    pub(crate) every: Option<Duration>,
+    /// Make up, once, for the times of --schedule that passed while it could not begin
+    #[arg(long, requires = "schedule")]
+    pub(crate) catch_up: bool,
+    /// What it belongs to: start, stop, restart, enable, disable and reset take a group's name, too
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) group: String,
     /// The longest run: one that takes longer is stopped, and has failed
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     pub(crate) run_limit: Option<Duration>,
@@ -222,10 +235,20 @@ impl ContainerArgs {
             job: self.job,
             deadline: self.deadline.and_then(|deadline| deadline.try_into().ok()),
             run_limit: self.run_limit.and_then(|limit| limit.try_into().ok()),
+            schedule: self.begins(),
+            group: self.group.clone(),
             ..ContainerSpec::default()
         };
         self.network.apply(&mut spec)?;
         Ok(spec)
+    }
+
+    /// When it begins by itself.
+    fn begins(&self) -> Option<Schedule> {
+        let calendar = self.schedule.clone().map(When::Calendar);
+        let every = self.every.and_then(|every| every.try_into().ok()).map(When::Every);
+        let when = calendar.or(every)?;
+        Some(Schedule { when: Some(when), catch_up: self.catch_up })
     }
 
     fn mounts(&self) -> Result<Vec<VolumeMount>, Failure> {

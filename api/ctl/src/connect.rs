@@ -13,6 +13,7 @@ use byre_api::proto::config_client::ConfigClient;
 use byre_api::proto::image_transfers_client::ImageTransfersClient;
 use byre_api::proto::images_client::ImagesClient;
 use byre_api::proto::node_client::NodeClient;
+use byre_api::proto::supervision_client::SupervisionClient;
 use byre_api::proto::update_client::UpdateClient;
 use byre_api::proto::workloads_client::WorkloadsClient;
 use tonic::transport::Channel;
@@ -62,6 +63,10 @@ impl Node {
 
     pub(crate) fn updates(&self) -> UpdateClient<Channel> {
         UpdateClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn supervision(&self) -> SupervisionClient<Channel> {
+        SupervisionClient::new(self.channel.clone())
     }
 
     pub(crate) fn machine(&self) -> NodeClient<Channel> {

@@ -7,7 +7,7 @@ use byre_api::proto;
 use byre_protocol::control::{Event, Refused, RefusedCode, Stream, What};
 use byre_protocol::definition::{Kind, RestartPolicy};
 use byre_protocol::peer::{ImageRecord, ImageRefusal};
-use byre_protocol::status::{Cause, Moment, Run, Rung, StartFailure, State, Summary, Why};
+use byre_protocol::status::{Cause, Due, Moment, Run, Rung, StartFailure, State, Summary, Why};
 use prost_types::Timestamp;
 use tonic::Status;
 
@@ -195,6 +195,14 @@ pub(crate) fn since(now: Moment, then: Moment) -> String {
 fn status_text(summary: &Summary, now: Moment) -> String {
     match &summary.state {
         State::Down { why: Why::Created } => "Created".into(),
+        State::Down { why: Why::Disabled } => "Disabled".into(),
+        State::Down { why: Why::Scheduled(due) } => {
+            let left_ms = match due {
+                Due::Boot(at) => at.saturating_sub(now.boot_ms),
+                Due::Wall(at) => at.saturating_sub(now.wall_ms),
+            };
+            format!("Scheduled in {}", about(Duration::from_millis(left_ms)))
+        }
         State::Down { why: _ } => match &summary.last_run {
             Some(run) if run.cause == Cause::OutOfMemory => {
                 format!("Exited (137, out of memory) {} ago", since(now, run.ended))
@@ -229,6 +237,8 @@ fn why_text(summary: &Summary) -> String {
             Why::Waiting(name) => format!("it waits for {name} to be ready"),
             Why::GaveUp(cause) => format!("it failed too often in a row; last: {}", cause_text(cause)),
             Why::Shutdown => "the node is shutting down".into(),
+            Why::Scheduled(_) => "it is a job that begins by itself when its time comes".into(),
+            Why::Disabled => "it is disabled: enable it".into(),
         },
         State::Backoff { streak, .. } => {
             let last = summary.last_run.as_ref().map(|run| cause_text(&run.cause)).unwrap_or_default();

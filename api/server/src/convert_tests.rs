@@ -31,6 +31,8 @@ fn why() -> impl Strategy<Value = Why> {
         Just(Why::Waiting(Name::try_from("net").unwrap())),
         cause().prop_map(Why::GaveUp),
         Just(Why::Shutdown),
+        Just(Why::Disabled),
+        any::<u64>().prop_map(|at| Why::Scheduled(Due::Wall(at))),
     ]
 }
 

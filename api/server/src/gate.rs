@@ -109,9 +109,13 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "ImageTransfers/Pull"
         | "ImageTransfers/Tag"
         | "ImageTransfers/Untag"
+        | "Supervision/Enable"
+        | "Supervision/Disable"
+        | "Supervision/Reset"
         | "Update/CheckUpdate" => Role::Operator,
         "Node/Shutdown"
         | "Node/Reexec"
+        | "Supervision/Trace"
         | "Identity/GetSigningRequest"
         | "Identity/InstallCertificate"
         | "Config/ApplyConfig"

@@ -12,6 +12,7 @@ use byre_api::proto::identity_server::IdentityServer;
 use byre_api::proto::image_transfers_server::ImageTransfersServer;
 use byre_api::proto::images_server::ImagesServer;
 use byre_api::proto::node_server::NodeServer;
+use byre_api::proto::supervision_server::SupervisionServer;
 use byre_api::proto::update_server::UpdateServer;
 use byre_api::proto::workloads_server::WorkloadsServer;
 use byre_protocol::control::Request;
@@ -37,6 +38,7 @@ use crate::pull::ImageTransfersService;
 use crate::readiness::register;
 use crate::say::say;
 use crate::settings::{self, ConfigService};
+use crate::supervision::SupervisionService;
 use crate::tls::{NodeTls, TlsError};
 use crate::update::UpdateService;
 use crate::workloads::WorkloadsService;
@@ -255,6 +257,7 @@ async fn serve_connections(
         .build_v1()
         .map_err(|error| Error::Server(error.to_string()))?;
     let node = NodeService { backend: Arc::clone(&backend), facts, versions: OnceCell::new() };
+    let supervision = SupervisionServer::new(SupervisionService(Arc::clone(&backend)));
     let workloads = WorkloadsServer::new(WorkloadsService(Arc::clone(&backend)));
     let router = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
@@ -273,6 +276,7 @@ async fn serve_connections(
         .add_service(ConfigServer::new(ConfigService(backend)).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(node).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(BootsServer::new(BootsService::default()).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(supervision.max_decoding_message_size(MESSAGE_BYTES))
         .add_service(IdentityServer::new(identity).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(health_service)
         .add_service(reflection);

@@ -18,7 +18,7 @@ use prost::Message;
 use tonic::Status;
 
 use crate::convert::{self, LABEL_COMMAND, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_SPEC, OWN_LABELS};
-use crate::{networking, probes};
+use crate::{networking, probes, schedules};
 
 /// Labels that hold the specification at most: 64 KiB of it, half of what fits into a message.
 const SPEC_LABELS: usize = 16;
@@ -116,8 +116,16 @@ pub(crate) fn definition(spec: &ContainerSpec, around: &Surroundings<'_>) -> Res
         liveness: probes::probe(spec.liveness.as_ref(), Aim::Liveness)?,
         pod,
         network: networking::network(spec, &around.name)?,
+        schedule: schedules::schedule(spec.schedule.as_ref())?,
+        group: group(&spec.group)?,
     };
     Ok((definition, warnings))
+}
+
+/// The group's name; empty is none.
+fn group(text: &str) -> Result<Option<Name>, Status> {
+    let named = (!text.is_empty()).then(|| Name::try_from(text)).transpose();
+    named.map_err(|error| invalid(format!("spec.group: {error}")))
 }
 
 /// A limit of time; 0 is none.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use byre_api::proto;
 use byre_protocol::definition::{ReadyWhen, RestartPolicy};
 use byre_protocol::probe::Check;
-use byre_protocol::status::{Because, Cause, Link, Moment, Rung};
+use byre_protocol::status::{Because, Cause, Due, Link, Moment, Rung};
 
 use crate::convert::{about, since, start_failed_text};
 
@@ -91,6 +91,15 @@ fn because(because: &Because, now: Moment) -> Said {
             );
             said("time_limit", text).with("limit_ms", ms)
         }
+        Because::Scheduled(Due::Boot(at)) => {
+            let left = Duration::from_millis(at.saturating_sub(now.boot_ms));
+            said("scheduled", format!("it begins by itself in {}", about(left))).with("at_boot_ms", at)
+        }
+        Because::Scheduled(Due::Wall(at)) => {
+            let left = Duration::from_millis(at.saturating_sub(now.wall_ms));
+            said("scheduled", format!("it begins by itself in {}, by the calendar", about(left))).with("at_unix_ms", at)
+        }
+        Because::Disabled => said("disabled", "it is disabled, and nothing starts it: enable it"),
         Because::Shutdown => said("shutdown", "the node is shutting down"),
         Because::Attaching { since: then } => said(
             "attaching",

@@ -148,7 +148,11 @@ impl Init {
                 | Request::AttachFailed { .. }
                 | Request::Probed { .. }
                 | Request::Arm { .. }
-                | Request::Rollback => panic!("not played"),
+                | Request::Rollback
+                | Request::Enable { .. }
+                | Request::Disable { .. }
+                | Request::Reset { .. }
+                | Request::Trace => panic!("not played"),
             }
         }
     }

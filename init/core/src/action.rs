@@ -20,6 +20,8 @@ pub enum Attachment {
     Process(WorkloadId),
     /// A pod's network namespace.
     Network(WorkloadId),
+    /// A sealed memory with the trace.
+    Trace,
 }
 
 /// What is to be done.

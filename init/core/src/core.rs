@@ -14,6 +14,7 @@ use crate::event::{Boot, ChannelId, Event, ExecId, Subject};
 use crate::execs::Exec;
 use crate::pending::{Await, CALL_MS, Caller, PendingCalls};
 use crate::requests::refused;
+use crate::schedule::clock_was_set;
 use crate::shutdown::Ending;
 use crate::workload::{Actual, Wanted, Workload};
 
@@ -74,6 +75,7 @@ impl Core {
 
     /// One step: an event at a time, what is to be done about it.
     pub fn step(&mut self, event: Event, now: Moment) -> Vec<Action> {
+        let clock_set = clock_was_set(self.now, now);
         self.now = now;
         match event {
             Event::Boot(boot) => self.boot(*boot),
@@ -97,6 +99,7 @@ impl Core {
             Event::Rescued(rescued) => self.rescue(*rescued),
         }
         self.tick();
+        self.schedules_due(clock_set);
         while std::mem::take(&mut self.may_advance) {
             self.advance();
         }
@@ -108,7 +111,10 @@ impl Core {
     #[must_use]
     pub fn next_deadline_boot_ms(&self) -> Option<u64> {
         let probes = self.workloads.values().filter_map(Workload::probe_deadline_boot_ms);
-        probes.chain(self.next_change_boot_ms()).min()
+        let schedules = self.workloads.values().filter_map(|workload| workload.scheduled_boot_ms(self.now));
+        // A machine that ends begins nothing.
+        let schedules = schedules.filter(|_| self.ending.is_none());
+        probes.chain(schedules).chain(self.next_change_boot_ms()).min()
     }
 
     /// As [`Core::next_deadline_boot_ms`], without what is done again and again while nothing changes: a machine at rest has none.
@@ -147,6 +153,7 @@ impl Core {
                     let mut workload = Workload::new(id, definition, plan, None, self.now);
                     workload.built_in = true;
                     workload.wanted = Wanted::Up;
+                    workload.wait_for_its_time(self.now);
                     self.names.insert(name, id);
                     self.workloads.insert(id, workload);
                 }
@@ -184,7 +191,7 @@ impl Core {
         let startable: Vec<WorkloadId> = self
             .workloads
             .values()
-            .filter(|workload| workload.wanted == Wanted::Up && matches!(workload.actual, Actual::Down { .. }))
+            .filter(|workload| workload.wanted == Wanted::Up && workload.is_down_for_now())
             .map(Workload::id)
             .collect();
         for id in startable {
@@ -198,14 +205,12 @@ impl Core {
 
     /// Stops what runs and is bound to something that is not ready any more.
     fn stop_what_is_bound(&mut self) {
-        let is_ready =
-            |name: &Name| self.names.get(name).and_then(|id| self.workloads.get(id)).is_some_and(Workload::is_ready);
         let unbound: Vec<(WorkloadId, Name, u32)> = self
             .workloads
             .values()
             .filter(|workload| matches!(workload.actual, Actual::Starting { .. } | Actual::Up { .. }))
             .filter_map(|workload| {
-                let missing = workload.definition.bound_to().find(|name| !is_ready(name))?;
+                let missing = workload.definition.bound_to().find(|name| !self.is_all_ready(name))?;
                 Some((workload.id, missing.clone(), workload.definition.stop.grace_ms))
             })
             .collect();
@@ -216,15 +221,10 @@ impl Core {
 
     /// The first workload that this one has to wait for.
     fn blocker(&self, definition: &Definition) -> Option<Name> {
-        let by_name = |name: &Name| self.names.get(name).and_then(|id| self.workloads.get(id));
-        let needed = definition.requires().find(|name| !by_name(name).is_some_and(Workload::is_ready));
-        let preceding = || {
-            definition.after.iter().find(|name| {
-                by_name(name)
-                    .is_some_and(|other| other.wanted == Wanted::Up && !other.is_ready() && !other.has_given_up())
-            })
-        };
-        needed.or_else(preceding).cloned()
+        let needed = definition.requires().find_map(|name| self.unready(name));
+        let holds_up = |other: &&Workload| other.wanted == Wanted::Up && !other.is_ready() && !other.has_given_up();
+        let preceding = || definition.after.iter().find_map(|name| self.members(name).find(holds_up));
+        needed.or_else(|| preceding().map(|other| other.definition.name.clone()))
     }
 
     /// Something changed that may let a workload start.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use byre_plan::{Origin, Plan, WorkloadId};
-use byre_protocol::control::{Change, Notice, RefusedCode, WorkloadRecord};
+use byre_protocol::control::{self, Change, Notice, RefusedCode, WorkloadRecord};
 use byre_protocol::definition::{RestartPolicy, Role};
 use byre_protocol::status::{Cause, Run, Why};
 
@@ -155,14 +155,14 @@ impl Core {
 
     /// A workload that was on disk. One that is already known is the state service's restart, and PID 1 knows better.
     pub(crate) fn replay(&mut self, record: WorkloadRecord) {
-        let WorkloadRecord { id, definition, id_base, wanted_up, created, last_run } = record;
+        let WorkloadRecord { id, definition, id_base, wanted, created, last_run } = record;
         if self.records.replayed || self.workloads.contains_key(&id) {
             return;
         }
         let name = definition.name.clone();
         let Some(policy) = &self.policy else { return };
-        if self.names.contains_key(&name) {
-            self.say(format!("container {name} ({id}) is not taken over: its name is a service's"));
+        if self.members(&name).next().is_some() {
+            self.say(format!("container {name} ({id}) is not taken over: its name is taken by a service or a group"));
             return;
         }
         let plan = match Plan::check(definition.launch_in_pod(), policy, Origin::Client) {
@@ -177,7 +177,13 @@ impl Core {
         workload.durable = true;
         workload.actual = Actual::Down { why: Why::Stopped };
         workload.history.extend(last_run);
-        if wanted_up {
+        let wanted_up = wanted == control::Wanted::Up;
+        if wanted == control::Wanted::Disabled {
+            workload.wanted = Wanted::Disabled;
+            workload.actual = Actual::Down { why: Why::Disabled };
+        } else if wanted_up && workload.wait_for_its_time(self.now) {
+            workload.wanted = Wanted::Up;
+        } else if wanted_up {
             match policy {
                 RestartPolicy::Never => {
                     let cause = Cause::Interrupted;
@@ -205,24 +211,32 @@ impl Core {
         if std::mem::replace(&mut self.records.replayed, true) {
             return;
         }
-        let leftovers: Vec<WorkloadId> = self
-            .workloads
-            .values()
-            .filter(|workload| workload.is_removed_on_exit() && workload.wanted != Wanted::Up)
-            // After a crash of PID 1 there are others, which have run or are yet to run.
-            .filter(|workload| workload.run == 0)
-            .filter(|workload| match &workload.actual {
-                Actual::Down { why: Why::Stopped | Why::Ended(_) } => true,
-                Actual::Down { why: Why::Created | Why::Waiting(_) | Why::GaveUp(_) | Why::Shutdown }
-                | Actual::Starting { .. }
-                | Actual::Up { .. }
-                | Actual::Stopping { .. }
-                | Actual::Draining { .. }
-                | Actual::Backoff { .. }
-                | Actual::Removing => false,
-            })
-            .map(Workload::id)
-            .collect();
+        let leftovers: Vec<WorkloadId> =
+            self.workloads
+                .values()
+                .filter(|workload| workload.is_removed_on_exit() && workload.wanted != Wanted::Up)
+                // After a crash of PID 1 there are others, which have run or are yet to run.
+                .filter(|workload| workload.run == 0)
+                .filter(|workload| match &workload.actual {
+                    Actual::Down { why: Why::Stopped | Why::Ended(_) } => true,
+                    Actual::Down {
+                        why:
+                            Why::Created
+                            | Why::Waiting(_)
+                            | Why::GaveUp(_)
+                            | Why::Shutdown
+                            | Why::Scheduled(_)
+                            | Why::Disabled,
+                    }
+                    | Actual::Starting { .. }
+                    | Actual::Up { .. }
+                    | Actual::Stopping { .. }
+                    | Actual::Draining { .. }
+                    | Actual::Backoff { .. }
+                    | Actual::Removing => false,
+                })
+                .map(Workload::id)
+                .collect();
         for id in leftovers {
             if let Some(workload) = self.workloads.get_mut(&id) {
                 workload.wanted = Wanted::Gone;

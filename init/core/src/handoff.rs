@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use byre_plan::{Name, Plan, Policy, Process, Refusal, WorkloadId};
 use byre_protocol::control::{Change, EXECS_PER_WORKLOAD, Reply, ShutdownAction, WORKLOADS};
-use byre_protocol::definition::Role;
+use byre_protocol::definition::{GROUP_MEMBERS, Role};
 use byre_protocol::handoff::{HandoffError, Reader, Writer};
 use byre_protocol::probe::Aim;
 use byre_protocol::status::Moment;
@@ -33,8 +33,8 @@ pub(crate) use workload::WorkloadRecord;
 const SERVICES: usize = 256;
 /// Control channels: one for each service that has one, and those of runs that are ending.
 const CHANNELS: usize = SERVICES * 2;
-/// Conditions of one call: its record, its start.
-const AWAITS: usize = 8;
+/// Conditions of one call: its record and its start, of each member of a group.
+const AWAITS: usize = 2 * GROUP_MEMBERS + 8;
 
 /// Why a state was not taken over.
 #[derive(Debug, thiserror::Error)]

@@ -32,10 +32,12 @@
 
 mod action;
 mod arming;
+mod calendar;
 mod core;
 mod durable;
 mod event;
 mod execs;
+mod groups;
 mod handoff;
 mod lifecycle;
 mod pending;
@@ -44,8 +46,11 @@ mod probes;
 mod reexec;
 mod requests;
 mod rescue;
+mod schedule;
 mod shutdown;
 mod tables;
+mod trace;
+mod verbs;
 mod why;
 mod workload;
 
@@ -56,4 +61,5 @@ pub use execs::Exec;
 pub use handoff::TakeOverError;
 pub use rescue::{Alive, Known, Rescued, Stray, UNKNOWN};
 pub use tables::Table;
+pub use trace::{ReplayError, Trace, replay};
 pub use workload::{Wanted, Workload};

@@ -3,7 +3,7 @@
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Notice, RefusedCode, What};
 use byre_protocol::definition::{Kind, RestartPolicy, Role, Stop};
-use byre_protocol::status::{Cause, Run, Rung, StartFailure, Why};
+use byre_protocol::status::{Cause, Moment, Run, Rung, StartFailure, Why};
 
 use crate::action::{Action, Attachment};
 use crate::core::Core;
@@ -22,7 +22,7 @@ impl Core {
         workload.asking.clear();
         workload.started_boot_ms = None;
         workload.start_once_down = false;
-        let task = workload.task.get_or_insert(Task { begun_boot_ms: since.boot_ms, tries: 0 });
+        let task = workload.task.get_or_insert(Task { begun: since, tries: 0 });
         task.tries = task.tries.saturating_add(1);
         let run = workload.run;
         self.set_actual(id, Actual::Starting { since });
@@ -124,6 +124,7 @@ impl Core {
             Actual::Down { why: Why::Stopped }
         } else {
             match workload.wanted {
+                Wanted::Disabled => Actual::Down { why: Why::Disabled },
                 Wanted::Down | Wanted::Gone => Actual::Down { why: stopped_or_ended(cause) },
                 Wanted::Up if is_unbound && !workload.is_out_of_time(now_ms) => {
                     // Nothing that it did ended this try.
@@ -132,7 +133,7 @@ impl Core {
                     }
                     Actual::Down { why: Why::Created }
                 }
-                Wanted::Up => after_its_own_end(workload, cause, now_ms, started_boot_ms),
+                Wanted::Up => after_its_own_end(workload, cause, self.now, started_boot_ms),
             }
         };
         if workload.is_removed_on_exit() && workload.wanted == Wanted::Down && !is_ending {
@@ -154,8 +155,14 @@ impl Core {
         }
         let Some(workload) = self.workloads.get_mut(&id) else { return };
         let name = workload.definition.name.clone();
-        workload.wanted =
-            if workload.history.len() == 1 && workload.remove_if_start_fails { Wanted::Gone } else { Wanted::Down };
+        workload.wanted = if workload.history.len() == 1 && workload.remove_if_start_fails {
+            Wanted::Gone
+        } else if workload.definition.schedule.is_some() {
+            // The next time comes all the same.
+            workload.wanted
+        } else {
+            Wanted::Down
+        };
         let text = match cause {
             Cause::StartFailed(failure) => describe_failure(name.as_str(), failure),
             Cause::Code(_)
@@ -205,7 +212,7 @@ impl Core {
                 self.set_actual_quietly(id, Actual::Stopping { since, rung, deadline_boot_ms, because });
             }
             Actual::Backoff { .. } => self.set_actual(id, Actual::Down { why: Why::Stopped }),
-            Actual::Down { why: Why::Waiting(_) | Why::Created } => {
+            Actual::Down { why: Why::Waiting(_) | Why::Created | Why::Scheduled(_) } => {
                 self.set_actual(id, Actual::Down { why: Why::Stopped })
             }
             Actual::Stopping { rung: Rung::Kill, .. }
@@ -231,13 +238,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn kill(
-        &mut self,
-        id: WorkloadId,
-        run: u64,
-        since: byre_protocol::status::Moment,
-        because: Option<Cause>,
-    ) {
+    pub(crate) fn kill(&mut self, id: WorkloadId, run: u64, since: Moment, because: Option<Cause>) {
         let deadline_boot_ms = self.now.boot_ms.saturating_add(KILL_PATIENCE_MS);
         self.set_actual(id, Actual::Stopping { since, rung: Rung::Kill, deadline_boot_ms, because });
         self.actions.push(Action::KillAll { id, run });
@@ -316,6 +317,11 @@ impl Core {
             self.answer(caller, reply, Attachment::None);
         }
         if let Some(workload) = self.workloads.get_mut(&id) {
+            if workload.wait_for_its_time(self.now) {
+                let started = self.now;
+                workload.remember(Run { started, ended: started, cause: Cause::Deadline });
+                return;
+            }
             let removed = workload.is_removed_on_exit();
             workload.wanted = if removed { Wanted::Gone } else { Wanted::Down };
         }
@@ -327,7 +333,7 @@ impl Core {
         }
     }
 
-    fn launch_when_possible(&mut self, id: WorkloadId) {
+    pub(crate) fn launch_when_possible(&mut self, id: WorkloadId) {
         self.set_actual_quietly(id, Actual::Down { why: Why::Created });
         self.reconsider();
     }
@@ -373,7 +379,8 @@ fn first_rung(stop: &Stop) -> Rung {
 }
 
 /// What follows a run that nobody asked to end.
-fn after_its_own_end(workload: &mut Workload, cause: &Cause, now_ms: u64, started_boot_ms: u64) -> Actual {
+fn after_its_own_end(workload: &mut Workload, cause: &Cause, now: Moment, started_boot_ms: u64) -> Actual {
+    let now_ms = now.boot_ms;
     let restart = workload.definition.restart;
     let failed = *cause != Cause::Code(0);
     let ran_ms = now_ms.saturating_sub(started_boot_ms);
@@ -391,7 +398,11 @@ fn after_its_own_end(workload: &mut Workload, cause: &Cause, now_ms: u64, starte
         RestartPolicy::OnFailure(limit) => failed && workload.streak <= limit,
         RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
     };
-    if again && (*cause == Cause::Deadline || workload.is_out_of_time(now_ms)) {
+    let is_late = *cause == Cause::Deadline || workload.is_out_of_time(now_ms);
+    if let Some(due) = workload.next_due(now).filter(|_| !again || is_late) {
+        return Actual::Down { why: Why::Scheduled(due) };
+    }
+    if again && is_late {
         workload.wanted = Wanted::Down;
         return Actual::Down { why: Why::Ended(Cause::Deadline) };
     }

@@ -178,7 +178,7 @@ impl Core {
                     Actual::Starting { .. } | Actual::Up { .. } | Actual::Backoff { .. } | Actual::Removing => {}
                 }
             }
-            Wanted::Down | Wanted::Gone => {
+            Wanted::Down | Wanted::Disabled | Wanted::Gone => {
                 workload.start_once_down = false;
                 self.stop(id, None, 0);
             }

@@ -8,7 +8,7 @@ use byre_protocol::definition::{
     DEFINITION_BYTES, DEPENDENCIES, Definition, HOOK_BYTES, HOOK_WORDS, Kind, LABEL_BYTES, LABELS, Role,
 };
 use byre_protocol::frame;
-use byre_protocol::status::{Moment, Summary, Why};
+use byre_protocol::status::{Moment, Summary};
 
 use crate::action::{Action, Attachment};
 use crate::core::Core;
@@ -32,6 +32,9 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::Start { .. }
         | Request::Stop { .. }
         | Request::Restart { .. }
+        | Request::Enable { .. }
+        | Request::Disable { .. }
+        | Request::Reset { .. }
         | Request::Kill { .. }
         | Request::Remove { .. }
         | Request::Inspect { .. }
@@ -41,6 +44,7 @@ fn role_may(role: Role, request: &Request) -> bool {
         | Request::OpenInput { .. }
         | Request::CloseInput { .. }
         | Request::OpenKernelLog
+        | Request::Trace
         | Request::Subscribe
         | Request::ReleaseLayers
         | Request::Reexec => role == Role::Api,
@@ -78,13 +82,16 @@ impl Core {
         }
         match call.request {
             Request::Create { definition, start } => self.create(caller, *definition, start, context.fresh),
-            Request::Start { target } => self.with_target(caller, &target, |core, id| core.start(caller, id)),
+            Request::Start { target } => self.with_each(caller, &target, Self::start_asked),
             Request::Stop { target, grace_ms } => {
-                self.with_target(caller, &target, |core, id| core.stop_asked(caller, id, grace_ms));
+                self.with_each(caller, &target, |core, id| core.stop_asked(id, grace_ms));
             }
             Request::Restart { target, grace_ms } => {
-                self.with_target(caller, &target, |core, id| core.restart_asked(caller, id, grace_ms));
+                self.with_each(caller, &target, |core, id| core.restart_asked(id, grace_ms));
             }
+            Request::Enable { target } => self.with_each(caller, &target, Self::enable_asked),
+            Request::Disable { target } => self.with_each(caller, &target, Self::disable_asked),
+            Request::Reset { target } => self.with_each(caller, &target, Self::reset_asked),
             Request::Kill { target, signal } => {
                 self.with_target(caller, &target, |core, id| core.kill_asked(caller, id, signal));
             }
@@ -106,6 +113,7 @@ impl Core {
                 core.actions.push(Action::CloseInput { id });
                 core.answer(caller, Reply::Done, Attachment::None);
             }),
+            Request::Trace => self.answer(caller, Reply::Descriptor, Attachment::Trace),
             Request::OpenKernelLog => self.answer(caller, Reply::Descriptor, Attachment::KernelLog),
             Request::Subscribe => self.subscribe(caller),
             Request::ReleaseLayers => {
@@ -140,7 +148,7 @@ impl Core {
         }
     }
 
-    fn with_target(&mut self, caller: Caller, target: &Target, act: impl FnOnce(&mut Self, WorkloadId)) {
+    pub(crate) fn with_target(&mut self, caller: Caller, target: &Target, act: impl FnOnce(&mut Self, WorkloadId)) {
         match self.find(target) {
             Some(id) if self.pending.is_full() => {
                 let text = format!("too many calls are under way to serve one for {id}; try again");
@@ -162,6 +170,7 @@ impl Core {
             Ok(made) => {
                 let id = WorkloadId(fresh);
                 let mut awaits = Vec::new();
+                let mut starts = false;
                 // The pod first: on disk, too, no container is without its own.
                 for (id, definition, plan) in made {
                     let id_base = self.assign_ids(&definition);
@@ -169,13 +178,16 @@ impl Core {
                     let is_asked_for = id == WorkloadId(fresh);
                     let mut workload = Workload::new(id, definition, plan, id_base, self.now);
                     workload.wanted = if start && is_asked_for { Wanted::Up } else { Wanted::Down };
-                    workload.remove_if_start_fails = start && is_asked_for;
+                    // What begins by itself has not begun yet: nothing of it can fail now.
+                    let waits = start && is_asked_for && workload.wait_for_its_time(self.now);
+                    starts |= start && is_asked_for && !waits;
+                    workload.remove_if_start_fails = start && is_asked_for && !waits;
                     self.workloads.insert(id, workload);
                     self.names.insert(name, id);
                     self.tell(id, byre_protocol::control::What::Created);
                     awaits.extend(self.record_put(id).map(Await::Record));
                 }
-                if start {
+                if starts {
                     awaits.push(Await::Running(id));
                     self.reconsider();
                 }
@@ -226,6 +238,9 @@ impl Core {
             let text = format!("name {name} is taken; choose another or remove that container");
             return Err(refused(RefusedCode::NameTaken, &text));
         }
+        if let Some(refusal) = self.group_refusal(definition) {
+            return Err(refusal);
+        }
         if self.workloads.len() >= WORKLOADS || self.records.is_full() || self.pending.is_full() {
             let text = format!("the node has {} workloads, its most is {WORKLOADS}; remove some", self.workloads.len());
             return Err(refused(RefusedCode::Full, &text));
@@ -242,7 +257,7 @@ impl Core {
         if [&definition.needs, &definition.binds_to, &definition.after].iter().any(|names| names.len() > DEPENDENCIES) {
             return invalid(format!("{name}: at most {DEPENDENCIES} dependencies"));
         }
-        if let Some(missing) = definition.requires().find(|needed| !self.names.contains_key(*needed)) {
+        if let Some(missing) = definition.requires().find(|needed| self.members(needed).next().is_none()) {
             return invalid(format!("{name} needs {missing}, which does not exist; make it first"));
         }
         if let Some(through) = self.waits_for_itself(definition) {
@@ -267,7 +282,7 @@ impl Core {
                 "{name}: a stop hook has at most {HOOK_WORDS} words of {HOOK_BYTES} bytes together"
             ));
         }
-        if let Some(refusal) = definition.job_refusal().or_else(|| definition.probes_refusal()) {
+        if let Some(refusal) = definition.refusal() {
             return invalid(format!("{name}: {refusal}"));
         }
         if let Some(refusal) = self.pod_refusal(definition) {
@@ -280,21 +295,13 @@ impl Core {
             .or_else(|refusal| invalid(format!("{name}: {refusal}")))
     }
 
-    /// Nobody knows how to start what was found alive after a crash.
-    fn refuse_for_adopted(&mut self, caller: Caller, id: WorkloadId) -> bool {
-        let Some(workload) = self.workloads.get(&id).filter(|workload| workload.adopted) else { return false };
-        let text =
-            format!("{} lost its definition in a crash of PID 1 and can only be stopped", workload.definition.name);
-        self.refuse(caller, refused(RefusedCode::WrongState, &text));
-        true
-    }
-
     /// The way on which a new workload would wait for itself through others, such as `a -> b -> a`.
     fn waits_for_itself(&self, definition: &Definition) -> Option<String> {
         let mut seen: Vec<(&Name, Option<usize>)> = Vec::new();
         let mut open: Vec<(&Name, Option<usize>)> = definition.waits_for().map(|name| (name, None)).collect();
         while let Some((name, from)) = open.pop() {
-            if *name == definition.name {
+            // A group that it is to be part of leads back to it, too.
+            if *name == definition.name || Some(name) == definition.group.as_ref() {
                 return Some(way(&definition.name, &seen, from));
             }
             if seen.iter().any(|(other, _)| *other == name) {
@@ -302,98 +309,20 @@ impl Core {
             }
             let at = seen.len();
             seen.push((name, from));
-            let next = self.names.get(name).and_then(|id| self.workloads.get(id));
-            open.extend(next.into_iter().flat_map(|next| next.definition.waits_for()).map(|name| (name, Some(at))));
+            let next = self.members(name).flat_map(|next| next.definition.waits_for());
+            open.extend(next.map(|name| (name, Some(at))));
         }
         None
     }
 
-    /// The node's own services can be restarted and signalled, not stopped or removed.
     fn refuse_for_service(&mut self, caller: Caller, id: WorkloadId, verb: &str) -> bool {
-        let Some(workload) = self.workloads.get(&id).filter(|workload| workload.built_in && !workload.adopted) else {
-            return false;
-        };
-        let text =
-            format!("{} is part of the system and cannot be {verb}; it can be restarted", workload.definition.name);
-        self.refuse(caller, refused(RefusedCode::NotAllowed, &text));
-        true
-    }
-
-    fn start(&mut self, caller: Caller, id: WorkloadId) {
-        if self.refuse_for_service(caller, id, "started") || self.refuse_for_adopted(caller, id) {
-            return;
-        }
-        if self.ending.is_some() {
-            return self.refuse(caller, refused(RefusedCode::ShuttingDown, "the node is shutting down"));
-        }
-        let Some(workload) = self.workloads.get_mut(&id) else { return };
-        match (&workload.wanted, &workload.actual) {
-            (Wanted::Gone, _) | (_, Actual::Removing) => {
-                let text = format!("{} is being removed", workload.definition.name);
-                return self.refuse(caller, refused(RefusedCode::WrongState, &text));
+        match self.not_a_service(id, verb) {
+            Ok(()) => false,
+            Err(refused) => {
+                self.refuse(caller, refused);
+                true
             }
-            (Wanted::Up, Actual::Up { .. }) => return self.answer(caller, Reply::Done, Attachment::None),
-            (_, Actual::Stopping { .. } | Actual::Draining { .. }) => workload.start_once_down = true,
-            // A job that is done is not ready any more from here on: it is done anew.
-            (_, Actual::Backoff { .. } | Actual::Down { .. }) => workload.actual = Actual::Down { why: Why::Created },
-            (_, Actual::Starting { .. } | Actual::Up { .. }) => {}
         }
-        workload.wanted = Wanted::Up;
-        if !workload.has_processes() {
-            workload.streak = 0;
-            workload.task = None;
-        }
-        let mut awaits = vec![Await::Running(id)];
-        awaits.extend(self.record_put(id).map(Await::Record));
-        self.answer_when(caller, awaits, Reply::Done, 0);
-        self.reconsider();
-    }
-
-    fn stop_asked(&mut self, caller: Caller, id: WorkloadId, grace_ms: Option<u32>) {
-        if self.refuse_for_service(caller, id, "stopped") {
-            return;
-        }
-        let Some(workload) = self.workloads.get_mut(&id) else { return };
-        workload.start_once_down = false;
-        if workload.wanted == Wanted::Up {
-            workload.wanted = Wanted::Down;
-        }
-        let grace_ms = grace_ms.unwrap_or(workload.definition.stop.grace_ms);
-        let mut awaits = Vec::new();
-        if workload.has_processes() {
-            awaits.push(Await::Down(id));
-        }
-        self.stop(id, None, grace_ms);
-        awaits.extend(self.record_put(id).map(Await::Record));
-        self.answer_when(caller, awaits, Reply::Done, grace_ms);
-        self.give_up_waiting_for_start(id);
-    }
-
-    fn restart_asked(&mut self, caller: Caller, id: WorkloadId, grace_ms: Option<u32>) {
-        if self.refuse_for_adopted(caller, id) {
-            return;
-        }
-        let Some(workload) = self.workloads.get_mut(&id) else { return };
-        if workload.wanted == Wanted::Gone || self.ending.is_some() {
-            return self
-                .refuse(caller, refused(RefusedCode::WrongState, "it is being removed, or the node is shutting down"));
-        }
-        workload.wanted = Wanted::Up;
-        workload.streak = 0;
-        if !workload.has_processes() {
-            workload.task = None;
-        }
-        let grace_ms = grace_ms.unwrap_or(workload.definition.stop.grace_ms);
-        if workload.has_processes() {
-            workload.start_once_down = true;
-            self.stop(id, None, grace_ms);
-        } else {
-            workload.actual = Actual::Down { why: Why::Created };
-            self.reconsider();
-        }
-        let mut awaits = vec![Await::Running(id)];
-        awaits.extend(self.record_put(id).map(Await::Record));
-        self.answer_when(caller, awaits, Reply::Done, grace_ms);
     }
 
     fn kill_asked(&mut self, caller: Caller, id: WorkloadId, signal: u8) {
@@ -450,7 +379,7 @@ impl Core {
         }
     }
 
-    fn give_up_waiting_for_start(&mut self, id: WorkloadId) {
+    pub(crate) fn give_up_waiting_for_start(&mut self, id: WorkloadId) {
         let text = "it was stopped before its program ran";
         for (caller, reply) in self.pending.failed(Await::Running(id), RefusedCode::WrongState, text) {
             self.answer(caller, reply, Attachment::None);

@@ -306,6 +306,8 @@ fn stray_definition(name: Name) -> Definition {
         liveness: None,
         pod: None,
         network: None,
+        schedule: None,
+        group: None,
     }
 }
 

@@ -14,6 +14,11 @@ use crate::workload::{Actual, Workload};
 
 /// The longest shutdown: Kubernetes' and docker's longest usual grace is 30 s; one for containers, one for services, one to spare.
 const SHUTDOWN_MS: u64 = 90_000;
+/// Of that, what everything that clients made has, whatever graces and priorities it asks for: what is left is the services', which have to
+/// write down what became of it.
+const OF_CLIENTS_MS: u64 = 60_000;
+/// Services begin at this priority.
+const SERVICES: u8 = 100;
 /// The longest grace of one workload at shutdown.
 const GRACE_MS: u32 = 30_000;
 
@@ -85,13 +90,22 @@ impl Core {
         }
     }
 
+    /// What of its share of the shutdown a priority has left.
+    fn budget_ms(&self, priority: u8) -> u32 {
+        let Some(ending) = &self.ending else { return 0 };
+        let kept_back = if priority < SERVICES { SHUTDOWN_MS.saturating_sub(OF_CLIENTS_MS) } else { 0 };
+        let end = ending.deadline_boot_ms.saturating_sub(kept_back);
+        u32::try_from(end.saturating_sub(self.now.boot_ms)).unwrap_or(u32::MAX)
+    }
+
     fn stop_priority(&mut self, priority: u8) {
+        let budget_ms = self.budget_ms(priority);
         let due: Vec<(WorkloadId, u32)> = self
             .workloads
             .values()
             .filter(|workload| workload.definition.shutdown_priority == priority)
             .filter(|workload| matches!(workload.actual, Actual::Up { .. } | Actual::Starting { .. }))
-            .map(|workload| (workload.id, workload.definition.stop.grace_ms.min(GRACE_MS)))
+            .map(|workload| (workload.id, workload.definition.stop.grace_ms.min(GRACE_MS).min(budget_ms)))
             .collect();
         for (id, grace_ms) in due {
             self.stop(id, None, grace_ms);

@@ -29,7 +29,9 @@ impl Core {
         loop {
             let next = self.explain(workload, &mut chain);
             let Next::Name(name) = next else { break };
-            match self.names.get(&name).and_then(|id| self.workloads.get(id)) {
+            // Of a group, what of it is not ready.
+            let member = self.unready(&name).unwrap_or_else(|| name.clone());
+            match self.names.get(&member).and_then(|id| self.workloads.get(id)) {
                 None => {
                     chain.push(Link { name, because: Because::Missing });
                     break;
@@ -96,6 +98,11 @@ impl Core {
             Actual::Down { why: Why::Created } => add(Because::Created),
             Actual::Down { why: Why::Stopped } => add(Because::Stopped),
             Actual::Down { why: Why::Shutdown } => add(Because::Shutdown),
+            Actual::Down { why: Why::Scheduled(due) } => {
+                add(Because::Scheduled(*due));
+                last_end(workload, &mut add);
+            }
+            Actual::Down { why: Why::Disabled } => add(Because::Disabled),
             Actual::Down { why: Why::Ended(Cause::Code(0)) } if workload.definition.kind == Kind::Job => {
                 add(Because::Done);
             }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use byre_plan::{Name, Origin, Plan, WorkloadId};
-use byre_protocol::control::WorkloadRecord;
+use byre_protocol::control::{self, WorkloadRecord};
 use byre_protocol::definition::{Definition, Kind, ReadyWhen};
 use byre_protocol::pod::PodAddress;
 use byre_protocol::probe::Aim;
@@ -18,6 +18,8 @@ pub enum Wanted {
     Up,
     /// It should not.
     Down,
+    /// It should not, and nothing but being enabled may change that.
+    Disabled,
     /// It should be forgotten once it is down.
     Gone,
 }
@@ -37,7 +39,7 @@ pub(crate) enum Ready {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Task {
     /// When the first try was started.
-    pub(crate) begun_boot_ms: u64,
+    pub(crate) begun: Moment,
     /// Tries so far, the present one with them.
     pub(crate) tries: u32,
 }
@@ -212,6 +214,10 @@ impl Workload {
         match (&self.actual, self.definition.kind) {
             (Actual::Up { ready, .. }, Kind::Service | Kind::Container | Kind::Pod) => *ready == Ready::Now,
             (Actual::Down { why: Why::Ended(Cause::Code(0)) }, Kind::Job) => true,
+            // Between two times a job is what its last run made of it.
+            (Actual::Down { why: Why::Scheduled(_) }, Kind::Job) => {
+                self.history.back().is_some_and(|run| run.cause == Cause::Code(0))
+            }
             (
                 Actual::Up { .. }
                 | Actual::Down { .. }
@@ -228,13 +234,30 @@ impl Workload {
     /// Whether it has failed for good, so that those that come after it need not wait.
     pub(crate) fn has_given_up(&self) -> bool {
         match &self.actual {
-            Actual::Down { why: Why::Ended(_) | Why::GaveUp(_) | Why::Stopped } | Actual::Removing => true,
+            Actual::Down { why: Why::Ended(_) | Why::GaveUp(_) | Why::Stopped | Why::Scheduled(_) | Why::Disabled }
+            | Actual::Removing => true,
             Actual::Backoff { .. } => true,
             Actual::Down { why: Why::Created | Why::Waiting(_) | Why::Shutdown }
             | Actual::Starting { .. }
             | Actual::Up { .. }
             | Actual::Stopping { .. }
             | Actual::Draining { .. } => false,
+        }
+    }
+
+    /// Whether it is down and starts as soon as it has what it needs.
+    pub(crate) fn is_down_for_now(&self) -> bool {
+        match &self.actual {
+            Actual::Down { why: Why::Scheduled(_) | Why::Disabled } => false,
+            Actual::Down {
+                why: Why::Created | Why::Stopped | Why::Ended(_) | Why::Waiting(_) | Why::GaveUp(_) | Why::Shutdown,
+            } => true,
+            Actual::Starting { .. }
+            | Actual::Up { .. }
+            | Actual::Stopping { .. }
+            | Actual::Draining { .. }
+            | Actual::Backoff { .. }
+            | Actual::Removing => false,
         }
     }
 
@@ -295,7 +318,7 @@ impl Workload {
     pub(crate) fn task_over_by_boot_ms(&self) -> Option<u64> {
         let deadline_ms = self.definition.deadline_ms;
         let task = self.task.filter(|_| self.definition.kind == Kind::Job && deadline_ms > 0)?;
-        Some(task.begun_boot_ms.saturating_add(u64::from(deadline_ms)))
+        Some(task.begun.boot_ms.saturating_add(u64::from(deadline_ms)))
     }
 
     /// Whether a job has no time left for another try.
@@ -314,6 +337,12 @@ impl Workload {
         // A job is ready when it has ended: what bounds that is its deadline.
         let is_bounded = self.definition.kind != Kind::Job && !self.asking.contains_key(&Aim::Startup);
         behind(from, self.definition.readiness.timeout_ms).filter(|_| is_bounded)
+    }
+
+    /// Its last run that has ended.
+    #[must_use]
+    pub fn last_run(&self) -> Option<&Run> {
+        self.history.back()
     }
 
     pub(crate) fn remember(&mut self, run: Run) {
@@ -373,7 +402,11 @@ impl Workload {
             id: self.id,
             definition: self.definition.clone(),
             id_base: self.id_base,
-            wanted_up: self.wanted == Wanted::Up,
+            wanted: match self.wanted {
+                Wanted::Up => control::Wanted::Up,
+                Wanted::Down | Wanted::Gone => control::Wanted::Down,
+                Wanted::Disabled => control::Wanted::Disabled,
+            },
             created: self.created,
             last_run: self.history.back().cloned(),
         }

@@ -34,7 +34,7 @@ pub struct Call {
 pub enum Target {
     /// By identity.
     Id(WorkloadId),
-    /// By name.
+    /// By name; of a group, where a request is about starting or stopping.
     Name(Name),
 }
 
@@ -191,6 +191,24 @@ pub enum Request {
         run: u64,
         /// For people: what failed and the remedy, at most [`REASON_BYTES`].
         text: String,
+    },
+    /// Role api: take [`Request::Disable`] back. A job with a schedule waits for its time from then on, anything else for its start.
+    Enable {
+        /// Which.
+        target: Target,
+    },
+    /// Role api: stop it, and let nothing start it, not even a reboot, until it is enabled. Answered when it is down and that is on disk.
+    Disable {
+        /// Which.
+        target: Target,
+    },
+    /// Role api: what PID 1 decided lately. Answered with [`Reply::Descriptor`], a sealed memory with one or two traces, each behind its length
+    /// (8 bytes, little-endian).
+    Trace,
+    /// Role api: forget its failures. One that waits for its next try begins it at once.
+    Reset {
+        /// Which.
+        target: Target,
     },
 }
 
@@ -448,10 +466,22 @@ pub struct WorkloadRecord {
     pub definition: Definition,
     /// First of its host ids.
     pub id_base: Option<u32>,
-    /// Whether it is wanted up.
-    pub wanted_up: bool,
+    /// What is wanted of it.
+    pub wanted: Wanted,
     /// When it was made.
     pub created: Moment,
     /// Its last ended run.
     pub last_run: Option<Run>,
+}
+
+/// What is wanted of a workload, on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// That it runs, or begins when its time comes.
+    Up,
+    /// That it does not run.
+    Down,
+    /// That nothing starts it.
+    Disabled,
 }

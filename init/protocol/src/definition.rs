@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pod::PodNetwork;
 use crate::probe::{Aim, Check, Probe};
+use crate::schedule::Schedule;
 
 /// Workloads that one definition may need or come after.
 pub const DEPENDENCIES: usize = 32;
@@ -15,6 +16,8 @@ pub const LABEL_BYTES: usize = 4096;
 /// Bytes of one encoded definition. Whatever PID 1 tells of a workload fits a message: the definition, and beside it eight ended runs and the
 /// last, whose causes name a path of 4 KiB each.
 pub const DEFINITION_BYTES: usize = 88 * 1024;
+/// Workloads of one group: an application's, not a node's.
+pub const GROUP_MEMBERS: usize = 64;
 /// Grants of one service.
 pub const GRANTS: usize = 16;
 
@@ -83,6 +86,12 @@ pub struct Definition {
     /// What it asks of the network. A container or job that asks gets a pod of its own when it is made, which has this instead.
     #[serde(default)]
     pub network: Option<PodNetwork>,
+    /// When it begins by itself; a job's.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
+    /// What it belongs to. A group is started, stopped and waited for under one name; it is ready when all of it is.
+    #[serde(default)]
+    pub group: Option<Name>,
 }
 
 impl Definition {
@@ -103,6 +112,12 @@ impl Definition {
         self.readiness.when == ReadyWhen::Notify || has_watchdog
     }
 
+    /// What is wrong with it by itself, if something is.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.job_refusal().or_else(|| self.probes_refusal()).or_else(|| self.schedule_refusal())
+    }
+
     /// What is wrong with it as a job, or with what only a job has, if something is.
     #[must_use]
     pub fn job_refusal(&self) -> Option<String> {
@@ -115,6 +130,19 @@ impl Definition {
                 Some("deadline_ms is a job's; for the longest run give run_limit_ms".to_owned())
             }
             (Kind::Service | Kind::Container | Kind::Pod, _) => None,
+        }
+    }
+
+    /// What is wrong with when it begins by itself, if something is.
+    #[must_use]
+    pub fn schedule_refusal(&self) -> Option<String> {
+        let schedule = self.schedule.as_ref()?;
+        match self.kind {
+            Kind::Job if self.remove_on_exit => {
+                Some("a job that begins again by itself cannot be removed once it has ended".to_owned())
+            }
+            Kind::Job => schedule.refusal(),
+            Kind::Service | Kind::Container | Kind::Pod => Some("a schedule is a job's: make it a job".to_owned()),
         }
     }
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 /// Version of all records. Whoever changes a record raises it: a program of another version refuses the state before it has it, and
 /// the running PID 1 goes on.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// Longest record: a queued message or a definition of [`crate::frame::MESSAGE_BYTES`], with all that belongs to it.
 pub const RECORD_BYTES: usize = 512 * 1024;
 /// Longest state: 2048 workloads of 4 KiB are 8 MiB; the rest is for messages that services have not read yet.

@@ -20,6 +20,8 @@ pub mod handoff;
 pub mod peer;
 pub mod pod;
 pub mod probe;
+pub mod schedule;
 pub mod settings;
 pub mod status;
+pub mod trace;
 pub mod update;

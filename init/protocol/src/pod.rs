@@ -247,6 +247,8 @@ impl Definition {
             run_limit_ms: 0,
             startup: None,
             liveness: None,
+            schedule: None,
+            group: None,
             pod: None,
             network: None,
         }

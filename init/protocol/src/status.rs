@@ -91,6 +91,20 @@ pub enum Why {
     GaveUp(Cause),
     /// The node is shutting down.
     Shutdown,
+    /// A job that begins by itself next at this time.
+    Scheduled(Due),
+    /// It was disabled: nothing starts it until it is enabled.
+    Disabled,
+}
+
+/// When something is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Due {
+    /// At this time of CLOCK_BOOTTIME, in milliseconds, whatever becomes of the clock on the wall.
+    Boot(u64),
+    /// At this time of CLOCK_REALTIME, in milliseconds since 1970.
+    Wall(u64),
 }
 
 /// How a run ended.
@@ -240,6 +254,10 @@ pub enum Because {
         /// Since when its namespaces are there.
         since: Moment,
     },
+    /// It begins by itself at this time.
+    Scheduled(Due),
+    /// It was disabled.
+    Disabled,
 }
 
 /// One line of a list.

@@ -5,11 +5,15 @@ use byre_plan::{LaunchRequest, Name, Namespace, Namespaces, Policy, UserNamespac
 use byre_protocol::definition::{Definition, Grant, Kind, ReadyWhen, Restart, RestartPolicy, Role};
 use byre_protocol::pod::{NetworkAttachment, PodNetwork, nothing_executed};
 use byre_protocol::probe::{Check, Probe};
+use byre_protocol::schedule::{Calendar, Schedule, When};
 
 use crate::chance::Chance;
 
 /// Names that clients give to containers: few, so that they meet.
 pub(crate) const NAMES: [&str; 5] = ["one", "two", "three", "four", "five"];
+
+/// Names of groups.
+pub(crate) const GROUPS: [&str; 2] = ["red", "blue"];
 
 /// A name that is known to be one.
 pub(crate) fn name(text: &str) -> Name {
@@ -69,6 +73,7 @@ pub(crate) struct Definitions {
     container: Definition,
     services: Vec<(WorkloadId, Definition)>,
     policy: Policy,
+    calendars: (Calendar, Calendar),
 }
 
 impl Definitions {
@@ -104,7 +109,9 @@ impl Definitions {
             service("podnet", Some(Role::Network), &[]),
         ];
         let services = (1..).map(WorkloadId).zip(services).collect();
-        Self { container: plain(Kind::Container), services, policy }
+        let calendar = |text: &str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        let calendars = (calendar("* * * * *"), calendar("*/20 3,22 * * *"));
+        Self { container: plain(Kind::Container), services, policy, calendars }
     }
 
     /// What the verified root brings.
@@ -139,10 +146,10 @@ impl Definitions {
         definition.startup = chance.one_in(6).then(|| probe(chance));
         definition.liveness = chance.one_in(4).then(|| probe(chance));
         if chance.one_in(5) {
-            definition.needs.push(name(chance.pick(&["clock", "one", "two"]).copied().unwrap_or("one")));
+            definition.needs.push(name(chance.pick(&["clock", "one", "two", "red"]).copied().unwrap_or("one")));
         }
         if chance.one_in(5) {
-            definition.binds_to.push(name(chance.pick(&["clock", "one", "two"]).copied().unwrap_or("one")));
+            definition.binds_to.push(name(chance.pick(&["clock", "one", "two", "blue"]).copied().unwrap_or("one")));
         }
         if chance.one_in(4) {
             definition.stop.hook = vec!["/bin/drain".to_owned()];
@@ -151,13 +158,24 @@ impl Definitions {
             definition.kind = Kind::Job;
             definition.deadline_ms = if chance.one_in(2) { 20_000 } else { 0 };
         }
+        if definition.kind == Kind::Job && !definition.remove_on_exit && chance.one_in(3) {
+            let when = match chance.below(3) {
+                0 => When::EveryMs(1_000 * (1 + u64::try_from(chance.below(90)).unwrap_or(0))),
+                1 => When::Calendar(self.calendars.0),
+                _ => When::Calendar(self.calendars.1),
+            };
+            definition.schedule = Some(Schedule { when, catch_up: chance.one_in(2) });
+        }
+        if chance.one_in(4) {
+            definition.group = Some(name(chance.pick(&GROUPS).copied().unwrap_or("red")));
+        }
         // What is started again without end is limited without end, and never comes to rest.
         let ends = definition.kind == Kind::Job || definition.restart.policy == RestartPolicy::Never;
         if ends && chance.one_in(3) {
             definition.run_limit_ms = 30_000;
         }
         if chance.one_in(5) {
-            definition.after.push(name(chance.pick(&["log", "two", "three"]).copied().unwrap_or("two")));
+            definition.after.push(name(chance.pick(&["log", "two", "three", "red"]).copied().unwrap_or("two")));
         }
         definition
     }

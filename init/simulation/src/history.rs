@@ -8,7 +8,7 @@ use byre_protocol::handoff::Writer;
 use byre_protocol::probe::Aim;
 
 use crate::chance::Chance;
-use crate::definitions::{Definitions, NAMES, name};
+use crate::definitions::{Definitions, GROUPS, NAMES, name};
 use crate::invariants;
 use crate::world::{Keep, World};
 
@@ -99,6 +99,21 @@ pub fn records(seed: u64) -> Vec<u8> {
     play(seed, Replaced::Never, Keep::Records).1.records
 }
 
+/// Plays the history as a supervisor that keeps a trace, and then the trace, which must decide the same.
+///
+/// # Errors
+/// The first thing that did not hold, or the first step that decides something else.
+pub fn run_traced(seed: u64) -> Result<Ended, Failure> {
+    let (ended, kept) = play(seed, Replaced::Never, Keep::Trace);
+    let ended = ended?;
+    for part in kept.trace.iter().flat_map(byre_core::Trace::parts) {
+        if let Err(error) = byre_core::replay(part) {
+            return Err(Failure { seed, what: format!("its trace does not play again: {error}") });
+        }
+    }
+    Ok(ended)
+}
+
 /// Plays the history with crashes of PID 1 in it. It need not decide the same, but everything must hold as ever.
 ///
 /// # Errors
@@ -119,6 +134,7 @@ struct Kept {
     decided: Vec<Action>,
     story: Vec<String>,
     records: Vec<u8>,
+    trace: Option<byre_core::Trace>,
 }
 
 /// What PID 1 hands to the one that follows it.
@@ -168,7 +184,12 @@ fn play(seed: u64, replaced: Replaced, keep: Keep) -> (Result<Ended, Failure>, K
         if world.broken.is_none() {
             if shut_down { end(&mut world, faults) } else { settle(&mut world) }
         }
-        let kept = Kept { decided: world.decided.unwrap_or_default(), story: world.story.unwrap_or_default(), records };
+        let kept = Kept {
+            decided: world.decided.unwrap_or_default(),
+            story: world.story.unwrap_or_default(),
+            records,
+            trace: world.trace,
+        };
         let ended = match world.broken {
             Some(what) => Err(Failure { seed, what }),
             None => Ok(Ended { events: world.events, shut_down }),
@@ -214,9 +235,10 @@ fn happen(world: &mut World<'_>, faults: bool) {
 
 fn client(world: &mut World<'_>) {
     let text = world.chance.pick(&NAMES).copied().unwrap_or("one");
-    let target = Target::Name(name(text));
+    let group = world.chance.one_in(6).then(|| world.chance.pick(&GROUPS).copied()).flatten();
+    let target = Target::Name(name(group.unwrap_or(text)));
     let grace_ms = if world.chance.one_in(2) { Some(50) } else { None };
-    let request = match world.chance.below(16) {
+    let request = match world.chance.below(20) {
         0..=4 => {
             let definition = Box::new(world.container(text));
             Request::Create { definition, start: !world.chance.one_in(4) }
@@ -227,6 +249,9 @@ fn client(world: &mut World<'_>) {
         10 => Request::Restart { target: Target::Name(name("clock")), grace_ms },
         11 => Request::Kill { target, signal: if world.chance.one_in(2) { 9 } else { 15 } },
         12..=13 => Request::Remove { target, force: world.chance.one_in(2) },
+        16 => Request::Enable { target },
+        17 => Request::Disable { target },
+        18..=19 => Request::Reset { target },
         14 => Request::Exec { target, process: Box::new(process(world)) },
         _ => Request::Inspect { target },
     };
@@ -291,12 +316,19 @@ fn time_passes(world: &mut World<'_>, faults: bool) {
 
 /// Everything that can go on does: no faults any more, and time passes only when nothing else can happen.
 fn settle(world: &mut World<'_>) {
+    if come_to_rest(world) {
+        rest(world);
+    }
+}
+
+/// Whether it did.
+fn come_to_rest(world: &mut World<'_>) -> bool {
     for _ in 0..ROUNDS {
         for live in world.kernel.live.values_mut() {
             live.stuck = false;
         }
         if world.broken.is_some() {
-            return;
+            return false;
         }
         if world.tell_late()
             || world.close_dead_channels()
@@ -310,11 +342,12 @@ fn settle(world: &mut World<'_>) {
             continue;
         }
         let Some(at) = world.core.next_change_boot_ms() else {
-            return rest(world);
+            return true;
         };
         pass_until(world, at);
     }
     world.fail(format!("does not come to rest within {ROUNDS} rounds"));
+    false
 }
 
 fn pass_until(world: &mut World<'_>, at_boot_ms: u64) {
@@ -331,7 +364,7 @@ fn rest(world: &mut World<'_>) {
     for _ in 0..REPEATED {
         let Some(at) = world.core.next_deadline_boot_ms().filter(|_| world.broken.is_none()) else { return };
         pass_until(world, at);
-        while world.kernel_advances(false) {}
+        come_to_rest(world);
     }
     if world.broken.is_none() {
         world.broken = invariants::at_rest(world).map(|what| format!("after it was at rest: {what}"));

@@ -1,6 +1,7 @@
 //! What must hold: after every step, when the faults have stopped, and when the machine was told to end.
 
-use byre_core::Wanted;
+use byre_core::{Wanted, Workload};
+use byre_protocol::control;
 use byre_protocol::definition::{Kind, RestartPolicy};
 use byre_protocol::status::{Because, Cause, LINKS, State, Why};
 
@@ -142,9 +143,11 @@ fn is_as_wanted(world: &World<'_>) -> Option<String> {
         let as_wanted = match (workload.wanted(), &state) {
             (Wanted::Up, State::Up { ready, .. }) => *ready,
             (Wanted::Up, State::Down { why: Why::Waiting(other) }) => !is_ready(world, other.as_str()),
+            (Wanted::Up, State::Down { why: Why::Scheduled(_) }) => workload.definition().schedule.is_some(),
+            (Wanted::Disabled, State::Down { why }) => *why == Why::Disabled,
             (Wanted::Down, State::Down { .. }) => true,
             (
-                Wanted::Up | Wanted::Down,
+                Wanted::Up | Wanted::Down | Wanted::Disabled,
                 State::Down { .. }
                 | State::Starting { .. }
                 | State::Up { .. }
@@ -162,20 +165,45 @@ fn is_as_wanted(world: &World<'_>) -> Option<String> {
 }
 
 fn is_ready(world: &World<'_>, name: &str) -> bool {
-    world.core.workloads().filter(|workload| workload.definition().name.as_str() == name).any(|workload| {
-        let is_job = workload.definition().kind == Kind::Job;
-        matches!(workload.state(), State::Up { ready: true, .. })
-            || (is_job && matches!(workload.state(), State::Down { why: Why::Ended(Cause::Code(0)) }))
-    })
+    let is_of_name = |workload: &&Workload| workload.definition().name.as_str() == name;
+    if let Some(one) = world.core.workloads().find(is_of_name) {
+        return is_workload_ready(one);
+    }
+    let is_member =
+        |workload: &&Workload| workload.definition().group.as_ref().is_some_and(|group| group.as_str() == name);
+    let mut members = world.core.workloads().filter(is_member).peekable();
+    members.peek().is_some() && members.all(is_workload_ready)
+}
+
+fn is_workload_ready(workload: &Workload) -> bool {
+    match (workload.definition().kind, workload.state()) {
+        (_, State::Up { ready, .. }) => ready && workload.definition().kind != Kind::Job,
+        (Kind::Job, State::Down { why: Why::Ended(cause) }) => cause == Cause::Code(0),
+        (Kind::Job, State::Down { why: Why::Scheduled(_) }) => {
+            workload.last_run().is_some_and(|run| run.cause == Cause::Code(0))
+        }
+        (
+            _,
+            State::Down { .. }
+            | State::Starting { .. }
+            | State::Stopping { .. }
+            | State::Draining { .. }
+            | State::Backoff { .. },
+        ) => false,
+    }
 }
 
 fn disk_is_as_wanted(world: &World<'_>) -> Option<String> {
     for workload in world.core.workloads().filter(|workload| !workload.is_built_in()) {
         let id = workload.id();
-        let on_disk = world.peers.disk.get(&id).map(|record| record.wanted_up);
-        let wanted = Some(workload.wanted() == Wanted::Up);
+        let on_disk = world.peers.disk.get(&id).map(|record| record.wanted);
+        let wanted = Some(match workload.wanted() {
+            Wanted::Up => control::Wanted::Up,
+            Wanted::Down | Wanted::Gone => control::Wanted::Down,
+            Wanted::Disabled => control::Wanted::Disabled,
+        });
         if on_disk != wanted && !world.peers.unwritten.contains(&id) {
-            return Some(format!("{id} is wanted up: {wanted:?}, on disk: {on_disk:?}"));
+            return Some(format!("{id} is wanted {wanted:?}, on disk: {on_disk:?}"));
         }
     }
     let forgotten = world.peers.disk.keys().find(|id| world.core.workload(**id).is_none());

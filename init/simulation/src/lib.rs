@@ -20,4 +20,4 @@ mod kernel;
 mod peers;
 mod world;
 
-pub use history::{Ended, Failure, records, run, run_crashed, run_replaced, story};
+pub use history::{Ended, Failure, records, run, run_crashed, run_replaced, run_traced, story};

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use byre_core::{Action, CallContext, ChannelId, Core, Event, ExitStatus, Rescued};
+use byre_core::{Action, CallContext, ChannelId, Core, Event, ExitStatus, Rescued, Trace};
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Call, FromInit, Notice, Reply, Request};
 use byre_protocol::definition::{Grant, Kind, ReadyWhen, Role};
@@ -27,6 +27,7 @@ pub(crate) enum Keep {
     Decisions,
     Story,
     Records,
+    Trace,
 }
 
 /// A simulated node.
@@ -51,6 +52,8 @@ pub(crate) struct World<'a> {
     pub(crate) events: u64,
     /// Everything that was decided, if it is to be compared.
     pub(crate) decided: Option<Vec<Action>>,
+    /// The trace that a supervisor keeps, if it is to be played again.
+    pub(crate) trace: Option<Trace>,
     /// What happened and what was decided in words, if somebody wants to read it.
     pub(crate) story: Option<Vec<String>>,
 }
@@ -74,6 +77,7 @@ impl<'a> World<'a> {
             broken: None,
             events: 0,
             decided: (keep == Keep::Decisions).then(Vec::new),
+            trace: (keep == Keep::Trace).then(Trace::new),
             story: (keep == Keep::Story).then(Vec::new),
         };
         world.boot();
@@ -87,6 +91,7 @@ impl<'a> World<'a> {
     /// The power goes and comes back: what was on disk is all that is left.
     pub(crate) fn power_cut(&mut self) {
         self.core = Core::new();
+        self.trace = self.trace.as_ref().map(|_| Trace::new());
         self.kernel = Kernel::default();
         self.peers.open.clear();
         self.queue.clear();
@@ -122,7 +127,10 @@ impl<'a> World<'a> {
             if let Some(story) = &mut self.story {
                 story.push(format!("{} ms: {event:?}", self.now.boot_ms));
             }
-            let actions = self.core.step(event, self.now);
+            let actions = match &mut self.trace {
+                Some(trace) => trace.step(&mut self.core, event, self.now),
+                None => self.core.step(event, self.now),
+            };
             if let Some(story) = &mut self.story {
                 story.extend(actions.iter().map(|action| format!("    {action:?}")));
             }

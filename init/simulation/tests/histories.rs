@@ -26,6 +26,15 @@ fn a_replacement_at_any_moment_changes_nothing() {
 }
 
 #[test]
+fn a_trace_plays_again() {
+    for seed in 0..SHARE / 5 {
+        if let Err(failure) = byre_simulation::run_traced(seed) {
+            panic!("{failure}");
+        }
+    }
+}
+
+#[test]
 fn crashes_of_pid1_lose_nothing() {
     for seed in 0..SHARE {
         if let Err(failure) = byre_simulation::run_crashed(seed) {

@@ -18,7 +18,7 @@ use rustix::event::epoll::EventFlags;
 
 use self::records::{
     ChannelRecord, ExecRecord, Head, KeptRecord, ListenerRecord, MessageRecord, OwnerRecord, ProcessRecord,
-    PurposeRecord, Scribe, TaskRecord, watch,
+    PurposeRecord, Scribe, SurroundingsRecord, TaskRecord, watch,
 };
 use super::Supervisor;
 use super::channels::{Channels, QUEUED_MESSAGES};
@@ -79,7 +79,9 @@ impl Supervisor {
     pub(super) fn hand_over(&self, began_boot_us: u64) -> Result<Written, HandoffError> {
         let Self {
             core,
-            // Made anew from the kernel and the verified root, but for the open devices.
+            // Begins with the state that is handed over.
+            trace: _,
+            // What is dear to make and the open devices; the rest is made anew from the kernel and the verified root.
             environment,
             // An epoll is made anew from what it watches.
             sources: _,
@@ -108,7 +110,9 @@ impl Supervisor {
         let uevents = scribe.maybe(environment.uevents.as_ref());
         let buttons = environment.buttons.iter().map(|(number, fd)| (*number, scribe.fd(fd))).collect();
         let (watchdog, next_feed_boot_ms) = watchdog.parts();
+        let surroundings = SurroundingsRecord::of(environment, &mut scribe);
         let head = Head {
+            surroundings,
             began_boot_us,
             next_channel: *next_channel,
             next_task: *next_task,
@@ -201,7 +205,8 @@ impl State {
     /// Takes everything over. The descriptors of `inherited` that no record names are closed.
     pub(crate) fn supervisor(self, mut inherited: Inherited) -> Result<Supervisor, ResumeError> {
         let Self { core, head, listeners, channels, kept, execs, processes, tasks } = self;
-        let (mut sources, mut environment) = setup::surroundings(None)?;
+        let surroundings = head.surroundings.into_surroundings(&mut inherited)?;
+        let (mut sources, mut environment) = setup::surroundings(None, Some(surroundings))?;
         environment.uevents = inherited.maybe(head.uevents, Kind::Socket)?;
         if let Some(socket) = &environment.uevents {
             watch(&mut sources, socket, "device events", Source::Uevents, EventFlags::IN)?;

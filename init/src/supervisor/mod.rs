@@ -28,7 +28,7 @@ mod watchdog;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
-use byre_core::{Core, Event, ExecId};
+use byre_core::{Core, Event, ExecId, Trace};
 use byre_plan::WorkloadId;
 
 use crate::console;
@@ -51,6 +51,7 @@ const EVENTS_PER_WAKE_UP: usize = 64;
 /// Everything PID 1 holds.
 pub(crate) struct Supervisor {
     core: Core,
+    trace: Trace,
     environment: Environment,
     sources: Sources,
     channels: Channels,
@@ -91,6 +92,7 @@ impl Supervisor {
     fn new(core: Core, environment: Environment, sources: Sources, watchdog: Watchdog) -> Self {
         Self {
             core,
+            trace: Trace::new(),
             environment,
             sources,
             channels: Channels::new(),
@@ -128,6 +130,7 @@ impl Supervisor {
         match source {
             Source::Signals => self.signals(),
             Source::Timer => self.timer(),
+            Source::Clock => self.clock_was_set(),
             Source::Uevents => self.uevents(),
             Source::Button(number) => self.button(number),
             Source::Channel(channel) => self.channel_ready(channel),
@@ -147,7 +150,7 @@ impl Supervisor {
 
     /// Lets the core decide about one event and carries the actions out.
     fn step(&mut self, event: Event) {
-        let actions = self.core.step(event, setup::now());
+        let actions = self.trace.step(&mut self.core, event, setup::now());
         self.keep_records();
         for action in actions {
             self.carry_out(action);
@@ -162,6 +165,12 @@ impl Supervisor {
         self.check_reexec_deadline();
         self.check_trial_deadline();
         self.check_arming_deadline();
+    }
+
+    /// What is planned by the calendar is planned anew.
+    fn clock_was_set(&mut self) {
+        self.sources.clock_was_set();
+        self.queue.push_back(Event::Tick);
     }
 
     fn arm_timer(&mut self) {

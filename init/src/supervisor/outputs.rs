@@ -1,7 +1,7 @@
 //! Where the bytes of workloads go: PID 1 makes the pipes, keeps both ends, and shows the log service the reading ends. It never
 //! reads them.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use byre_core::{Attachment, ChannelId};
 use byre_plan::WorkloadId;
@@ -78,6 +78,16 @@ impl Supervisor {
         }
     }
 
+    /// The parts of the trace, each behind its length, in a memory that nobody can change any more.
+    fn trace_memory(&self) -> Option<OwnedFd> {
+        let mut bytes = Vec::new();
+        for part in self.trace.parts() {
+            bytes.extend_from_slice(&u64::try_from(part.len()).unwrap_or(0).to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+        super::reexec::sealed("byre-trace", &bytes).ok()
+    }
+
     /// Sends a message with what the core wants attached.
     pub(super) fn send(&mut self, channel: ChannelId, message: &FromInit, attachment: Attachment) {
         let descriptor = match attachment {
@@ -93,6 +103,7 @@ impl Supervisor {
                 .workload(id)
                 .and_then(super::launches::namespaces_of)
                 .and_then(|directory| byre_launch::open_network(&directory).ok()),
+            Attachment::Trace => self.trace_memory(),
             Attachment::Process(id) => {
                 self.kept.get(&id).and_then(|kept| kept.run.as_ref()?.process.as_ref()?.fd.duplicate().ok())
             }

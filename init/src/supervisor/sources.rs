@@ -1,7 +1,7 @@
 //! What PID 1 waits for: one epoll, a typed source behind every descriptor in it, one timer.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use byre_core::{ChannelId, Subject};
 use byre_plan::WorkloadId;
@@ -16,6 +16,8 @@ pub(crate) enum Source {
     Signals,
     /// The timer.
     Timer,
+    /// Somebody has set the clock on the wall.
+    Clock,
     /// The kernel's device events.
     Uevents,
     /// An input device with a power button.
@@ -42,6 +44,7 @@ pub(crate) struct Token(u64);
 pub(crate) struct Sources {
     epoll: OwnedFd,
     timer: OwnedFd,
+    clock: OwnedFd,
     armed_boot_ms: Option<u64>,
     known: BTreeMap<u64, Source>,
     next: u64,
@@ -53,12 +56,37 @@ impl Sources {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
-        let mut sources = Self { epoll, timer, armed_boot_ms: None, known: BTreeMap::new(), next: 0 };
-        let timer = sources.timer.try_clone().map_err(|_| Errno::MFILE)?;
-        sources.add(timer.as_fd(), Source::Timer, EventFlags::IN)?;
-        // The duplicate is what epoll watches; it lives as long as PID 1.
-        std::mem::forget(timer);
+        let clock = rustix::time::timerfd_create(TimerfdClockId::Realtime, flags)?;
+        let mut sources = Self { epoll, timer, clock, armed_boot_ms: None, known: BTreeMap::new(), next: 0 };
+        sources.watch_own(Source::Timer)?;
+        sources.watch_own(Source::Clock)?;
+        sources.arm_clock();
         Ok(sources)
+    }
+
+    /// Watches a timer of its own, which lives as long as it does.
+    fn watch_own(&mut self, source: Source) -> Result<(), Errno> {
+        let token = self.next;
+        let timer = if source == Source::Clock { &self.clock } else { &self.timer };
+        epoll::add(&self.epoll, timer, EventData::new_u64(token), EventFlags::IN)?;
+        self.next = token.saturating_add(1);
+        self.known.insert(token, source);
+        Ok(())
+    }
+
+    /// A timer that never fires, and is cancelled when the clock on the wall is set.
+    fn arm_clock(&self) {
+        let never = Timespec { tv_sec: i64::MAX / 1_000_000_000, tv_nsec: 0 };
+        let setting = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        let _ = rustix::time::timerfd_settime(&self.clock, flags, &setting);
+    }
+
+    /// The clock was set: takes the notice away, so that the next one is told.
+    pub(crate) fn clock_was_set(&self) {
+        let mut count = [0_u8; 8];
+        let _ = rustix::io::read(&self.clock, &mut count);
+        self.arm_clock();
     }
 
     /// Watches a descriptor.

@@ -121,7 +121,9 @@ fn text(state: &State) -> String {
     match state {
         State::Down { why: Why::Waiting(name) } => format!("waiting for {name}"),
         State::Down { why: Why::Ended(cause) | Why::GaveUp(cause) } => format!("down: {cause:?}"),
-        State::Down { why: Why::Created | Why::Stopped | Why::Shutdown } => "down".to_owned(),
+        State::Down { why: Why::Created | Why::Stopped | Why::Shutdown | Why::Scheduled(_) | Why::Disabled } => {
+            "down".to_owned()
+        }
         State::Starting { .. } => "starting".to_owned(),
         State::Up { ready: true, .. } => "ready".to_owned(),
         State::Up { ready: false, .. } => "not ready".to_owned(),

@@ -63,12 +63,14 @@ pub(crate) fn workload(id: u64, mark: u64, size: usize) -> WorkloadRecord {
         liveness: None,
         pod: None,
         network: None,
+        schedule: None,
+        group: None,
     };
     WorkloadRecord {
         id: WorkloadId(id),
         definition,
         id_base: None,
-        wanted_up: true,
+        wanted: byre_protocol::control::Wanted::Up,
         created: Moment { boot_ms: mark, wall_ms: mark },
         last_run: None,
     }

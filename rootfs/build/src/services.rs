@@ -50,6 +50,9 @@ pub(crate) fn compile(sources: &[Source], policy: &str) -> Result<Vec<u8>> {
                 source.text.lines().position(|line| line.starts_with("deadline_ms") || line.starts_with("policy"));
             bail!("{file}:{}: {refusal}", line.map_or(1, |at| at + 1));
         }
+        if let Some(refusal) = service.schedule_refusal() {
+            bail!("{}: {refusal}", place_of_table(source, "schedule"));
+        }
         Plan::check(service.launch.clone(), &policy, Origin::VerifiedRoot).with_context(|| file.clone())?;
         services.push(service);
     }
@@ -61,16 +64,42 @@ pub(crate) fn compile(sources: &[Source], policy: &str) -> Result<Vec<u8>> {
 fn check_order(sources: &[Source], services: &[Definition]) -> Result<()> {
     let by_name: BTreeMap<&str, &Definition> =
         services.iter().map(|service| (service.name.as_str(), service)).collect();
+    for service in services {
+        let group = service.group.as_ref().map_or("", byre_plan::Name::as_str);
+        ensure!(
+            !by_name.contains_key(group),
+            "services/{}.toml: its group {group} has the name of a service",
+            service.name
+        );
+    }
     for (source, service) in sources.iter().zip(services) {
         for other in service.waits_for().map(byre_plan::Name::as_str) {
             let place = place_of(source, other);
-            ensure!(by_name.contains_key(other), "{place}: {} waits for {other}, which does not exist", service.name);
+            ensure!(
+                !members(&by_name, other).is_empty(),
+                "{place}: {} waits for {other}, which does not exist",
+                service.name
+            );
+            let own_group = service.group.as_ref().map(byre_plan::Name::as_str);
+            ensure!(own_group != Some(other), "{place}: {} waits for {other}, its own group", service.name);
             if let Some(way) = way_back(&by_name, other, service.name.as_str()) {
                 bail!("{place}: these wait for each other: {} -> {}", service.name, way.join(" -> "));
             }
         }
     }
     Ok(())
+}
+
+/// What a name stands for: a service, or all of a group.
+fn members<'a>(by_name: &BTreeMap<&'a str, &'a Definition>, name: &str) -> Vec<&'a Definition> {
+    match by_name.get(name) {
+        Some(service) => vec![service],
+        None => by_name
+            .values()
+            .filter(|one| one.group.as_ref().is_some_and(|group| group.as_str() == name))
+            .copied()
+            .collect(),
+    }
 }
 
 /// Where a source names another service: file and line.
@@ -94,6 +123,11 @@ fn place_of_probe(source: &Source, refusal: &str) -> String {
     } else {
         "readiness"
     };
+    place_of_table(source, table)
+}
+
+/// Where a source has a table: file and line.
+fn place_of_table(source: &Source, table: &str) -> String {
     let is_table = |line: &str| line.trim_start().trim_start_matches('[').starts_with(table);
     let line = source.text.lines().position(is_table).map_or(1, |at| at + 1);
     format!("services/{}.toml:{line}", source.name)
@@ -108,7 +142,7 @@ fn way_back<'a>(by_name: &BTreeMap<&'a str, &'a Definition>, from: &'a str, to: 
         if last == to {
             return Some(way);
         }
-        for next in by_name.get(last).iter().flat_map(|service| service.waits_for()) {
+        for next in members(by_name, last).iter().flat_map(|service| service.waits_for()) {
             if seen.insert(next.as_str()) {
                 open.push([way.as_slice(), &[next.as_str()]].concat());
             }
@@ -169,6 +203,7 @@ mod tests {
             "liveness",
             "stop",
             "log",
+            "schedule",
             "launch",
             "launch.process",
             "launch.resources",

@@ -12,6 +12,7 @@ mod node;
 mod output;
 mod pull;
 mod run;
+mod supervision;
 mod update;
 
 use serde_json::json;
@@ -34,6 +35,9 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Start(args) => run::start(&node().await?, &output, &args).await,
         Command::Stop(args) => containers::stop(&node().await?, &output, &args).await,
         Command::Restart(args) => containers::restart(&node().await?, &output, &args).await,
+        Command::Enable(args) => supervision::enable(&node().await?, &output, &args).await,
+        Command::Disable(args) => supervision::disable(&node().await?, &output, &args).await,
+        Command::Reset(args) => supervision::reset(&node().await?, &output, &args).await,
         Command::Kill(args) => containers::kill(&node().await?, &output, &args).await,
         Command::Rm(args) => containers::remove(&node().await?, &output, &args).await,
         Command::Wait(args) => containers::wait(&node().await?, &output, &args).await,
@@ -44,6 +48,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Exec(args) => run::exec(&node().await?, &args).await,
         Command::Attach(args) => run::attach(&node().await?, &args).await,
         Command::Cp(args) => copy::copy(node, &args).await,
+        Command::Trace(args) => supervision::trace(&node().await?, &output, &args).await,
         Command::Stats(args) => live::stats(&node().await?, &output, &args).await,
         Command::Events(args) => live::events(&node().await?, &output, &args).await,
         Command::Pull(args) => pull::pull(node, &output, &args).await,

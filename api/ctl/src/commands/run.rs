@@ -31,8 +31,10 @@ pub(super) async fn run(
     let spec = spec(&args.container)?;
     let node = connect().await.map_err(Failure::not_started)?;
     let (open_stdin, terminal) = (spec.open_stdin, spec.terminal);
-    let created = make(&node, spec, args.detach).await.map_err(Failure::not_started)?;
-    if args.detach {
+    // What begins by itself has nothing to attach to yet.
+    let in_background = args.detach || spec.schedule.is_some();
+    let created = make(&node, spec, in_background).await.map_err(Failure::not_started)?;
+    if in_background {
         return made(output, &created);
     }
     let start = AttachStart {

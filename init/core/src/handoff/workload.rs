@@ -39,7 +39,7 @@ pub(crate) struct WorkloadRecord {
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct TaskRecord {
-    begun_boot_ms: u64,
+    begun: Moment,
     tries: u32,
 }
 
@@ -62,6 +62,7 @@ enum ReadyRecord {
 enum WantedRecord {
     Up,
     Down,
+    Disabled,
     Gone,
 }
 
@@ -116,7 +117,7 @@ impl WorkloadRecord {
             start_once_down: *start_once_down,
             history: history.iter().cloned().collect(),
             oom_kills: *oom_kills,
-            task: task.map(|Task { begun_boot_ms, tries }| TaskRecord { begun_boot_ms, tries }),
+            task: task.map(|Task { begun, tries }| TaskRecord { begun, tries }),
             started_boot_ms: *started_boot_ms,
             asking: asking.iter().map(|(aim, asking)| (*aim, AskingRecord::of(*asking))).collect(),
             remove_if_start_fails: *remove_if_start_fails,
@@ -147,7 +148,7 @@ impl WorkloadRecord {
             start_once_down: self.start_once_down,
             history: VecDeque::from(self.history),
             oom_kills: self.oom_kills,
-            task: self.task.map(|TaskRecord { begun_boot_ms, tries }| Task { begun_boot_ms, tries }),
+            task: self.task.map(|TaskRecord { begun, tries }| Task { begun, tries }),
             started_boot_ms: self.started_boot_ms,
             asking: self.asking.into_iter().map(|(aim, asking)| (aim, asking.into_asking())).collect(),
             remove_if_start_fails: self.remove_if_start_fails,
@@ -192,6 +193,7 @@ impl WantedRecord {
         match wanted {
             Wanted::Up => Self::Up,
             Wanted::Down => Self::Down,
+            Wanted::Disabled => Self::Disabled,
             Wanted::Gone => Self::Gone,
         }
     }
@@ -200,6 +202,7 @@ impl WantedRecord {
         match self {
             Self::Up => Wanted::Up,
             Self::Down => Wanted::Down,
+            Self::Disabled => Wanted::Disabled,
             Self::Gone => Wanted::Gone,
         }
     }

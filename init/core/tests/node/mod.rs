@@ -49,7 +49,21 @@ pub struct Node {
 
 impl Node {
     pub fn with(services: Vec<(WorkloadId, Definition)>) -> (Self, Vec<Action>) {
+        Self::with_at(services, Moment::default())
+    }
+
+    /// One whose state service has not told yet what was on disk.
+    pub fn booting() -> Self {
         let mut node = Self { core: Core::new(), now: Moment::default(), sequence: 0 };
+        node.tell(Event::Boot(Box::new(Boot { policy: policy(), services: Vec::new() })));
+        node.tell(Event::ChannelOpened { channel: STATE, role: Role::State });
+        node.tell(Event::ChannelOpened { channel: API, role: Role::Api });
+        node
+    }
+
+    /// One that boots at this moment.
+    pub fn with_at(services: Vec<(WorkloadId, Definition)>, now: Moment) -> (Self, Vec<Action>) {
+        let mut node = Self { core: Core::new(), now, sequence: 0 };
         let actions = node.tell(Event::Boot(Box::new(Boot { policy: policy(), services })));
         node.tell(Event::ChannelOpened { channel: STATE, role: Role::State });
         node.tell(Event::ChannelOpened { channel: API, role: Role::Api });
@@ -63,6 +77,11 @@ impl Node {
 
     pub fn ask(&mut self, channel: ChannelId, request: Request) -> Vec<Action> {
         self.ask_as(channel, request, NEW.0)
+    }
+
+    /// With an identity for what is made.
+    pub fn ask_fresh(&mut self, fresh: u64, channel: ChannelId, request: Request) -> Vec<Action> {
+        self.ask_as(channel, request, fresh)
     }
 
     pub fn ask_as(&mut self, channel: ChannelId, request: Request, fresh: u64) -> Vec<Action> {

@@ -144,6 +144,8 @@ pub(super) fn definition() -> Definition {
         liveness: None,
         pod: None,
         network: Some(network()),
+        schedule: None,
+        group: None,
     }
 }
 
@@ -163,7 +165,14 @@ pub(super) fn record(id: u64) -> WorkloadRecord {
     let at = Moment { boot_ms: 5, wall_ms: 1_700_000_000_000 };
     let last_run = Some(Run { started: at, ended: at, cause: Cause::Code(1) });
     let id_base = Some(0x1000_0000);
-    WorkloadRecord { id: WorkloadId(id), definition: definition(), id_base, wanted_up: true, created: at, last_run }
+    WorkloadRecord {
+        id: WorkloadId(id),
+        definition: definition(),
+        id_base,
+        wanted: byre_protocol::control::Wanted::Up,
+        created: at,
+        last_run,
+    }
 }
 
 fn encoded(message: &impl Serialize) -> Vec<u8> {
