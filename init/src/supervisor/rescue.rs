@@ -126,7 +126,7 @@ pub(super) fn rescue(number: RawFd) -> Result<Supervisor, ResumeError> {
     let failed = |errno| ResumeError::File { what: "the index of descriptors", errno };
     let index = Index::open(&memory).map_err(failed)?;
     let _ = rustix::thread::set_name(c"init");
-    let (sources, environment) = setup::surroundings(Some(index))?;
+    let (sources, environment) = setup::surroundings(Some(index), None)?;
     let policy = setup::services_file()?.policy;
     let mut supervisor = Supervisor::new(Core::new(), environment, sources, Watchdog::of_parts(None, 0));
     let records = read_records();

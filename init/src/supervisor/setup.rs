@@ -61,6 +61,16 @@ pub(crate) struct Environment {
     pub(super) buttons: Buttons,
 }
 
+/// What making anew is dear: cgroups whose controllers are switched on already, and a device program that the kernel has checked. A program
+/// that follows another is handed them.
+pub(crate) struct Surroundings {
+    pub(super) services_cgroup: OwnedFd,
+    pub(super) workloads_cgroup: OwnedFd,
+    pub(super) launch_cgroup: OwnedFd,
+    pub(super) device_program: OwnedFd,
+    pub(super) denied_devices: Vec<(u32, u32)>,
+}
+
 /// Both clocks.
 pub(crate) fn now() -> Moment {
     let milliseconds = |clock| {
@@ -93,7 +103,7 @@ fn step<T>(what: &str, result: Result<T, Errno>) -> Result<T, SetupError> {
 /// Sets everything up and returns the supervisor, ready for its loop.
 pub(crate) fn supervisor() -> Result<Supervisor, SetupError> {
     mount_kernel_file_systems();
-    let (sources, environment) = surroundings(None)?;
+    let (sources, environment) = surroundings(None, None)?;
     let watchdog = Watchdog::from_environment();
     let file = services_file()?;
     make_run_directories(&file);
@@ -127,41 +137,57 @@ pub(crate) fn listen_to_devices(supervisor: &mut Supervisor) -> Result<(), Setup
 
 /// What every PID 1 of a boot makes for itself, the first one and those that follow it.
 ///
-/// `crashed` is the index of a program that crashed, if this one follows it.
-pub(crate) fn surroundings(crashed: Option<&Index>) -> Result<(Sources, Environment), SetupError> {
+/// `crashed` is the index of a program that crashed, if this one follows it; `handed` what one that was replaced has handed over.
+pub(crate) fn surroundings(
+    crashed: Option<&Index>,
+    handed: Option<Surroundings>,
+) -> Result<(Sources, Environment), SetupError> {
     own_limits();
     step("marking PID 1's memory", byre_launch::mark_pid1())?;
     step("index of descriptors", Index::begin(crashed))?;
     step("crash handler", crate::crash::prepare())?;
     let mut sources = step("epoll", Sources::new())?;
-    let environment = environment()?;
+    let surroundings = match handed {
+        Some(handed) => handed,
+        None => Surroundings::make()?,
+    };
+    let environment = environment(surroundings)?;
     step("signals", sources.add(environment.signal_pipe.as_fd(), Source::Signals, EventFlags::IN))?;
     Ok((sources, environment))
 }
 
-fn environment() -> Result<Environment, SetupError> {
-    let root = open_directory("/sys/fs/cgroup")?;
-    let make = |name: &str| {
-        let path = format!("/sys/fs/cgroup/{name}");
-        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => open_directory(&path),
-            Err(errno) => Err(SetupError::Step { what: path, errno }),
+impl Surroundings {
+    fn make() -> Result<Self, SetupError> {
+        let root = open_directory("/sys/fs/cgroup")?;
+        let make = |name: &str| {
+            let path = format!("/sys/fs/cgroup/{name}");
+            match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => open_directory(&path),
+                Err(errno) => Err(SetupError::Step { what: path, errno }),
+            }
+        };
+        make("init")?;
+        let entered = std::fs::write("/sys/fs/cgroup/init/cgroup.procs", "0");
+        step("entering cgroup init", entered.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        step("cgroup controllers", byre_launch::cgroup::enable_controllers(root.as_fd()))?;
+        let (services_cgroup, workloads_cgroup, launch_cgroup) =
+            (make("services")?, make("workloads")?, make("launch")?);
+        for parent in [&services_cgroup, &workloads_cgroup] {
+            step("cgroup controllers", byre_launch::cgroup::enable_controllers(parent.as_fd()))?;
         }
-    };
-    make("init")?;
-    let entered = std::fs::write("/sys/fs/cgroup/init/cgroup.procs", "0");
-    step("entering cgroup init", entered.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    step("cgroup controllers", byre_launch::cgroup::enable_controllers(root.as_fd()))?;
-    let (services_cgroup, workloads_cgroup, launch_cgroup) = (make("services")?, make("workloads")?, make("launch")?);
-    for parent in [&services_cgroup, &workloads_cgroup] {
-        step("cgroup controllers", byre_launch::cgroup::enable_controllers(parent.as_fd()))?;
+        let denied_devices = system_disk();
+        let device_program = step("device program", byre_launch::load_default_device_program(&denied_devices))?;
+        Ok(Self { services_cgroup, workloads_cgroup, launch_cgroup, device_program, denied_devices })
     }
+}
+
+fn environment(surroundings: Surroundings) -> Result<Environment, SetupError> {
+    let Surroundings { services_cgroup, workloads_cgroup, launch_cgroup, device_program, denied_devices } =
+        surroundings;
     let helper = rustix::fs::open("/usr/bin/byred", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let helper_program = step("/usr/bin/byred", helper)?;
     let default_seccomp =
         seccomp::compile(&seccomp::default_profile()).map_err(|error| SetupError::Seccomp(error.to_string()))?;
-    let denied_devices = system_disk();
-    let device_program = step("device program", byre_launch::load_default_device_program(&denied_devices))?;
     let (signal_pipe, signal_pipe_writer, reboot_signal, power_off_signal) = signals()?;
     Ok(Environment {
         services_cgroup,

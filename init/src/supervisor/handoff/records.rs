@@ -14,6 +14,7 @@ use crate::supervisor::channels::Channel;
 use crate::supervisor::inherited::{Inherited, Kind};
 use crate::supervisor::kept::{Input, Kept, KeptExec, KeptRun, Pipe, STDERR, STDOUT, Watched};
 use crate::supervisor::launches::Owner;
+use crate::supervisor::setup::{Environment, Surroundings};
 use crate::supervisor::sources::{Source, Sources, Token};
 use crate::supervisor::tasks::Purpose;
 
@@ -21,7 +22,17 @@ use crate::supervisor::tasks::Purpose;
 pub(super) type Fd = RawFd;
 
 #[derive(Serialize, Deserialize)]
+pub(super) struct SurroundingsRecord {
+    services_cgroup: Fd,
+    workloads_cgroup: Fd,
+    launch_cgroup: Fd,
+    device_program: Fd,
+    denied_devices: Vec<(u32, u32)>,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(super) struct Head {
+    pub(super) surroundings: SurroundingsRecord,
     pub(super) began_boot_us: u64,
     pub(super) next_channel: u64,
     pub(super) next_task: u64,
@@ -215,6 +226,30 @@ impl Inherited {
         let Some(fd) = self.maybe_listed(fd, kind, is)? else { return Ok(None) };
         let token = watch(sources, &fd, kind.name(), source, flags)?;
         Ok(Some(Watched { fd, token }))
+    }
+}
+
+impl SurroundingsRecord {
+    pub(super) fn of(environment: &Environment, scribe: &mut Scribe) -> Self {
+        Self {
+            services_cgroup: scribe.fd(&environment.services_cgroup),
+            workloads_cgroup: scribe.fd(&environment.workloads_cgroup),
+            launch_cgroup: scribe.fd(&environment.launch_cgroup),
+            device_program: scribe.fd(&environment.device_program),
+            denied_devices: environment.denied_devices.clone(),
+        }
+    }
+
+    pub(super) fn into_surroundings(self, from: &mut Inherited) -> Result<Surroundings, ResumeError> {
+        let Self { services_cgroup, workloads_cgroup, launch_cgroup, device_program, denied_devices } = self;
+        Ok(Surroundings {
+            services_cgroup: from.take(services_cgroup, Kind::Directory)?,
+            workloads_cgroup: from.take(workloads_cgroup, Kind::Directory)?,
+            launch_cgroup: from.take(launch_cgroup, Kind::Directory)?,
+            // An anonymous inode: the kernel refuses it where it is no device program.
+            device_program: from.take(device_program, Kind::Any)?,
+            denied_devices,
+        })
     }
 }
 
