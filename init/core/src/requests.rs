@@ -189,6 +189,9 @@ impl Core {
                 }
                 if starts {
                     awaits.push(Await::Running(id));
+                }
+                if start {
+                    // Its own pod is wanted as it is, also while it waits for its time.
                     self.reconsider();
                 }
                 self.answer_when(caller, awaits, Reply::Created { id }, 0);

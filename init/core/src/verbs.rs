@@ -99,6 +99,7 @@ impl Core {
         let grace_ms = grace_ms.unwrap_or(workload.definition.stop.grace_ms);
         let awaits = if workload.has_processes() { vec![Await::Down(id)] } else { Vec::new() };
         self.stop(id, None, grace_ms);
+        self.reconsider();
         let asked = self.asked(id, awaits, grace_ms);
         self.give_up_waiting_for_start(id);
         asked
@@ -145,6 +146,7 @@ impl Core {
         if matches!(workload.actual, Actual::Down { .. }) && !workload.wait_for_its_time(now) {
             workload.actual = Actual::Down { why: Why::Stopped };
         }
+        self.reconsider();
         Ok(self.asked(id, Vec::new(), 0))
     }
 

@@ -125,7 +125,10 @@ fn own_pods_follow(world: &World<'_>) -> Option<String> {
         let mut users =
             world.core.workloads().filter(|workload| workload.definition().pod.as_ref() == Some(&definition.name));
         let Some(user) = users.next() else { return Some(format!("pod {} is nobody's", definition.name)) };
-        if user.wanted() != pod.wanted() || users.next().is_some() {
+        // A pod cannot be disabled by way of its container: down is what it is then.
+        let follows =
+            user.wanted() == pod.wanted() || (user.wanted(), pod.wanted()) == (Wanted::Disabled, Wanted::Down);
+        if !follows || users.next().is_some() {
             return Some(format!(
                 "pod {} is wanted {:?}, its container {:?}",
                 definition.name,
