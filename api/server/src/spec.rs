@@ -81,26 +81,13 @@ pub(crate) fn definition(spec: &ContainerSpec, around: &Surroundings<'_>) -> Res
     launch.hostname = pod.is_none().then_some(hostname);
     volumes(&mut launch.mounts, spec, &image)?;
 
-    let restart = spec.restart.unwrap_or_default();
-    let policy = proto::RestartPolicy::try_from(restart.policy).map_err(|_| {
-        invalid(format!(
-            "restart.policy {} is not known: use never, on-failure, always or unless-stopped",
-            restart.policy
-        ))
-    })?;
-    if spec.deadline.is_some() && !spec.job {
-        return Err(invalid("deadline is a job's: set job, or give run_limit for the longest run".into()));
-    }
-    if spec.remove_on_exit && !matches!(policy, proto::RestartPolicy::Unspecified | proto::RestartPolicy::Never) {
-        return Err(invalid("remove_on_exit and a restart policy exclude each other: give one of them".into()));
-    }
     let definition = Definition {
         name: around.name.clone(),
         kind: if spec.job { Kind::Job } else { Kind::Container },
         launch,
         needs: Vec::new(),
         after: Vec::new(),
-        restart: Restart { policy: convert::restart_policy(policy, restart.maximum_retries), ..Restart::default() },
+        restart: restart(spec)?,
         readiness: probes::readiness(spec.readiness.as_ref())?,
         stop: stop(spec, &image)?,
         log: LogPolicy::default(),
@@ -120,6 +107,24 @@ pub(crate) fn definition(spec: &ContainerSpec, around: &Surroundings<'_>) -> Res
         group: group(&spec.group)?,
     };
     Ok((definition, warnings))
+}
+
+/// When it is started again, and whether that goes with the rest.
+fn restart(spec: &ContainerSpec) -> Result<Restart, Status> {
+    let restart = spec.restart.unwrap_or_default();
+    let policy = proto::RestartPolicy::try_from(restart.policy).map_err(|_| {
+        invalid(format!(
+            "restart.policy {} is not known: use never, on-failure, always or unless-stopped",
+            restart.policy
+        ))
+    })?;
+    if spec.deadline.is_some() && !spec.job {
+        return Err(invalid("deadline is a job's: set job, or give run_limit for the longest run".into()));
+    }
+    if spec.remove_on_exit && !matches!(policy, proto::RestartPolicy::Unspecified | proto::RestartPolicy::Never) {
+        return Err(invalid("remove_on_exit and a restart policy exclude each other: give one of them".into()));
+    }
+    Ok(Restart { policy: convert::restart_policy(policy, restart.maximum_retries), ..Restart::default() })
 }
 
 /// The group's name; empty is none.

@@ -111,7 +111,7 @@ fn serve(folder: PathBuf) -> u16 {
             let mut lines = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
             let asked = lines.next().unwrap_or_default();
             let path = asked.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-            drop(lines.take_while(|line| !line.is_empty()).count());
+            for _ in lines.take_while(|line| !line.is_empty()) {}
             let answer = match std::fs::read(folder.join(path)) {
                 Ok(bytes) => {
                     [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len()).into_bytes(), bytes].concat()
