@@ -17,8 +17,8 @@ use byre_protocol::handoff::{HandoffError, Reader, Writer};
 use rustix::event::epoll::EventFlags;
 
 use self::records::{
-    ChannelRecord, ExecRecord, Head, KeptRecord, ListenerRecord, MessageRecord, OwnerRecord, ProcessRecord,
-    PurposeRecord, Scribe, SurroundingsRecord, TaskRecord, watch,
+    ChannelRecord, ExecRecord, Head, KeptRecord, ListenerRecord, MessageRecord, OwnerRecord, ProcessRecord, Scribe,
+    SurroundingsRecord, TaskRecord, watch,
 };
 use super::Supervisor;
 use super::channels::{Channels, QUEUED_MESSAGES};
@@ -151,9 +151,7 @@ impl Supervisor {
             scribe.writer.push("process", &ProcessRecord { pid: *pid, owner: OwnerRecord::of(*owner) })?;
         }
         for (number, task) in running {
-            let report = scribe.watched(task.report.as_ref());
-            let record = TaskRecord { number: *number, purpose: PurposeRecord::of(task.purpose), report };
-            scribe.writer.push("task", &record)?;
+            scribe.task(*number, task)?;
         }
         Ok(Written { bytes: scribe.writer.finish(), descriptors: scribe.descriptors })
     }

@@ -16,7 +16,7 @@ use crate::supervisor::kept::{Input, Kept, KeptExec, KeptRun, Pipe, STDERR, STDO
 use crate::supervisor::launches::Owner;
 use crate::supervisor::setup::{Environment, Surroundings};
 use crate::supervisor::sources::{Source, Sources, Token};
-use crate::supervisor::tasks::Purpose;
+use crate::supervisor::tasks::{Purpose, Task};
 
 /// A descriptor by its number, which is the same before and after.
 pub(super) type Fd = RawFd;
@@ -174,6 +174,11 @@ impl Scribe {
             self.writer.push("message", &MessageRecord { bytes: bytes.clone(), fd })?;
         }
         Ok(())
+    }
+
+    pub(super) fn task(&mut self, number: u64, task: &Task) -> Result<(), HandoffError> {
+        let report = self.watched(task.report.as_ref());
+        self.writer.push("task", &TaskRecord { number, purpose: PurposeRecord::of(task.purpose), report })
     }
 
     pub(super) fn pipe(&mut self, pipe: Option<&Pipe>) -> Option<(Fd, Fd)> {
