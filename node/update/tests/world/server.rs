@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -107,14 +107,15 @@ impl Server {
     }
 }
 
-fn serve(folder: &PathBuf, shared: &Mutex<Shared>, mut stream: TcpStream) -> std::io::Result<()> {
+/// The path and the first byte that are asked for.
+fn asked(stream: &TcpStream) -> std::io::Result<(String, Option<u64>)> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let (mut path, mut from) = (String::new(), None);
     let mut line = String::new();
     loop {
         line.clear();
         if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
-            break;
+            return Ok((path, from));
         }
         if let Some(rest) = line.strip_prefix("GET /") {
             path = rest.split(' ').next().unwrap_or_default().to_owned();
@@ -124,6 +125,10 @@ fn serve(folder: &PathBuf, shared: &Mutex<Shared>, mut stream: TcpStream) -> std
             from = range.trim().trim_end_matches('-').parse::<u64>().ok();
         }
     }
+}
+
+fn serve(folder: &Path, shared: &Mutex<Shared>, mut stream: TcpStream) -> std::io::Result<()> {
+    let (path, mut from) = asked(&stream)?;
     let (fault, replaced) = {
         let mut shared = shared.lock().unwrap();
         let found = shared.faults.iter_mut().find(|fault| fault.times > 0 && path.contains(fault.on));
