@@ -11,6 +11,7 @@ use byre_rootfs_build::Manifest;
 use crate::{image, keys, packages};
 
 #[derive(clap::Args, Debug)]
+#[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     image: image::Args,

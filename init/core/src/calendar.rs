@@ -89,7 +89,7 @@ pub(crate) fn next_after(calendar: &Calendar, after_wall_ms: u64) -> u64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects)]
+#[cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

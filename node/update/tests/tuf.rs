@@ -593,11 +593,8 @@ fn downloads(suite: &mut Suite) {
 #[test]
 fn the_cases_of_the_conformance_suite_hold() {
     let mut suite = Suite::new("tuf");
-    basic(&mut suite);
-    expiration(&mut suite);
-    rollback(&mut suite);
-    keys(&mut suite);
-    root_rotations(&mut suite);
-    downloads(&mut suite);
+    for part in [basic, expiration, rollback, keys, root_rotations, downloads] {
+        part(&mut suite);
+    }
     suite.end();
 }
