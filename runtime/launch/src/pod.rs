@@ -65,26 +65,40 @@ fn bind_all(request: &LaunchRequest, context: &Context<'_>, directory: &str, rep
         }
         Cloned::Parent { pid, pidfd } => {
             drop(theirs);
-            let proc = procfs::of_host()?;
-            if !ids.is_host() {
-                let (uids, gids) = ids.lines();
-                procfs::write(proc.as_fd(), &format!("{pid}/uid_map"), &uids).step("write id map", "uid_map")?;
-                procfs::write(proc.as_fd(), &format!("{pid}/gid_map"), &gids).step("write id map", "gid_map")?;
+            let bound = bind_of(pid, &ids, flags, directory);
+            // Without the word to go on it ends by itself.
+            if bound.is_ok() {
+                handover::go(ours.as_fd());
             }
-            for kind in KINDS.into_iter().filter(|kind| is_new(flags, kind)) {
-                let namespace = procfs::namespace(proc.as_fd(), pid, kind).step("open namespace", kind)?;
-                bind(namespace.as_fd(), &format!("{directory}/{kind}")).step("bind namespace", kind)?;
-            }
-            handover::go(ours.as_fd());
+            drop(ours);
             let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).step("wait", "set-up")?;
-            if status.and_then(|status| status.exit_status()) == Some(0) {
-                Ok(())
-            } else {
-                // What failed it has reported itself, before this.
-                Err(Failure::new(CHILD_DIED, "before the namespaces were set up", Errno::CHILD))
+            match (status.and_then(|status| status.exit_status()), bound) {
+                (Some(0), bound) => bound,
+                // What is told of a process that is gone is only that it is not found; what failed it has reported itself, before this.
+                (None, Ok(()) | Err(_)) | (Some(_), Ok(())) => Err(died()),
+                (Some(_), Err(failure)) => Err(failure),
             }
         }
     }
+}
+
+fn died() -> Failure {
+    Failure::new(CHILD_DIED, "before the namespaces were set up", Errno::CHILD)
+}
+
+/// Gives the first process its ids, and binds what namespaces it is in.
+fn bind_of(pid: u32, ids: &Ids, flags: u64, directory: &str) -> Result<(), Failure> {
+    let proc = procfs::of_host()?;
+    if !ids.is_host() {
+        let (uids, gids) = ids.lines();
+        procfs::write(proc.as_fd(), &format!("{pid}/uid_map"), &uids).step("write id map", "uid_map")?;
+        procfs::write(proc.as_fd(), &format!("{pid}/gid_map"), &gids).step("write id map", "gid_map")?;
+    }
+    for kind in KINDS.into_iter().filter(|kind| is_new(flags, kind)) {
+        let namespace = procfs::namespace(proc.as_fd(), pid, kind).step("open namespace", kind)?;
+        bind(namespace.as_fd(), &format!("{directory}/{kind}")).step("bind namespace", kind)?;
+    }
+    Ok(())
 }
 
 fn is_new(flags: u64, kind: &str) -> bool {
