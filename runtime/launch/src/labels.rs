@@ -23,12 +23,12 @@ pub(crate) fn apply(root: BorrowedFd<'_>, labels: &Labels) -> Result<(), Failure
     let proc = own(root).step("open /proc for labels", "/proc")?;
     if let Some(profile) = apparmor {
         let text = format!("exec {profile}");
-        let step = "set AppArmor profile";
-        match procfs::write(proc.as_fd(), "thread-self/attr/apparmor/exec", &text) {
+        let written = match procfs::write(proc.as_fd(), "thread-self/attr/apparmor/exec", &text) {
             // Before Linux 5.8 there was one place for all modules.
-            Err(Errno::NOENT) => procfs::write(proc.as_fd(), "thread-self/attr/exec", &text).step(step, profile)?,
-            written => written.step(step, profile)?,
-        }
+            Err(Errno::NOENT) => procfs::write(proc.as_fd(), "thread-self/attr/exec", &text),
+            written => written,
+        };
+        written.step("set AppArmor profile", profile)?;
     }
     if let Some(label) = selinux {
         procfs::write(proc.as_fd(), "thread-self/attr/exec", label).step("set SELinux label", label)?;

@@ -1,18 +1,22 @@
 //! Images from a registry on the host, over TLS and with credentials.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use byre_registry::testing::{Auth, Behaviour, TestRegistry};
 
 use super::{On, Scenario, contains, same};
-use crate::node::Node;
+use crate::node::{Lab, Node};
 
 pub(super) const ALL: &[Scenario] =
-    &[Scenario { name: "pull::from_a_registry_with_tls_and_credentials", on: On::Shared(with_credentials) }];
+    &[Scenario { name: "pull::from_a_registry_with_tls_and_credentials", on: On::Own(with_credentials) }];
 
 /// The host, as a guest of QEMU's user network sees it.
 const HOST: &str = "10.0.2.2";
 
-fn with_credentials(node: &Node) -> Result<()> {
+/// On a machine of its own: the shared one has this image's layers already.
+fn with_credentials(lab: &Lab, folder: &Path) -> Result<()> {
+    let node = Node::boot(lab, folder)?;
     let registry = TestRegistry::start(true);
     registry.want(Auth::Token(Some(("me".into(), "sesame".into()))));
     registry.add_archive("1", &std::fs::read(node.busybox())?);
@@ -35,5 +39,6 @@ fn with_credentials(node: &Node) -> Result<()> {
     ensure!(seen > 5, "the registry was asked {seen} times");
     contains("inspect", &node.ctl().ok(&["image", "inspect", &name])?, &["origins", &name])?;
     same("it runs", node.ctl().ok(&["run", "--rm", &name, "echo", "pulled"])?.as_str(), "pulled")?;
-    node.ctl().ok(&["image", "rm", &name]).map(drop)
+    node.ctl().ok(&["image", "rm", &name])?;
+    node.power_cut().map(drop)
 }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::ids::Ids;
 use crate::procfs;
-use crate::report::{Failure, Step, blocking_pair};
+use crate::report::{CHILD_DIED, Failure, Step, blocking_pair};
 use crate::sys::{self, Cloned};
 
 /// Maps the ids of mount number `index`, if it is to have maps.
@@ -53,6 +53,10 @@ fn namespace(maps: &Ids) -> Result<OwnedFd, Failure> {
                 rustix::process::WaitIdOptions::EXITED,
             );
             match ended {
+                // Whatever was found of it until then.
+                Ok(Some(status)) if status.exit_status() != Some(0) => {
+                    Err(Failure::new(CHILD_DIED, "while it held the ids of a mount", Errno::CHILD))
+                }
                 Ok(_) | Err(Errno::CHILD) => made,
                 Err(errno) => Err(Failure::new(step, "wait", errno)),
             }

@@ -13,10 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use byre_launch::Report;
 use byre_plan::{
-    DeviceRule, ExecPlan, KernelSettings, LandlockAccess, LandlockRule, LaunchRequest, Mount, MountOptions,
-    MountSource, Namespace, Node, NodeKind, Origin, Plan, Policy, Principal, Propagation, Rlimit, Root, Scheduler,
-    Scheduling, Seccomp, TerminalSize, TimeOffsets, UserNamespace, WorkloadId,
+    Affinity, DeviceRule, ExecPlan, IdMap, KernelSettings, LandlockAccess, LandlockRule, LaunchRequest, MappedMount,
+    MemoryPolicy, Mount, MountIds, MountOptions, MountSource, Namespace, Node, NodeKind, NumberSet, Origin, Plan,
+    Policy, Principal, Propagation, Rlimit, Root, Scheduler, Scheduling, Seccomp, TerminalSize, TimeOffsets,
+    UserNamespace, WorkloadId,
 };
+
+use byre_plan::seccomp::{Action, Instruction};
 
 use super::bench::{Bench, Ended, Running, Test, check, children, host_script};
 use super::containers::{base, container, layer, mount};
@@ -198,6 +201,7 @@ fn starts(bench: &Bench) -> Vec<Start> {
     let mut process = full_container(bench).process;
     process.args = ["/bin/sh", "-c", "true"].map(str::to_owned).to_vec();
     process.cwd = "/".to_owned();
+    process.scheduling.processors = Affinity { initial: Some(first_processor()), last: Some(first_processor()) };
     all.push(Start { exec: Some(process), ..start("exec", running) });
     let measured = layer(bench, 41, true, |_| {});
     std::fs::write(bench.files.path().join(format!("layers/{measured}.verity")), "of another layer")
@@ -215,7 +219,57 @@ fn starts(bench: &Bench) -> Vec<Start> {
     let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MSGQUEUE).expect("limit");
     raised.process.rlimits = vec![Rlimit { resource: 12, soft: 0, hard: most + 1 }];
     all.push(Start { may_fail_at: Some("raise resource limit"), ..start("service with a raised limit", raised) });
+    all.extend(of_bundles(bench));
     all
+}
+
+fn first_processor() -> NumberSet {
+    let mut set = NumberSet::default();
+    assert!(set.insert(0));
+    set
+}
+
+/// What needs something of the kernel or of the caller that may not be there.
+fn of_bundles(bench: &Bench) -> Vec<Start> {
+    let start = |name, request, step| Start { name, request, exec: None, may_fail_at: Some(step) };
+    let mut numa = host_script("true");
+    numa.kernel.memory_policy = Some(MemoryPolicy { mode: 0, nodes: NumberSet::default() });
+    let mut apparmor = container(vec![base(bench)], "true");
+    apparmor.process.labels.apparmor = Some("byre-no-such-profile".to_owned());
+    let mut selinux = container(vec![base(bench)], "true");
+    selinux.process.labels.selinux = Some("byre_no_such_label".to_owned());
+    let mut told = container(vec![base(bench)], "true");
+    // Every call is allowed; the filter has a listener all the same (SECCOMP_FILTER_FLAG_NEW_LISTENER).
+    let allow = Instruction { code: 6, jump_true: 0, jump_false: 0, operand: Action::Allow.value() };
+    told.seccomp = Seccomp::Filter { instructions: vec![allow], flags: 8 };
+    vec![
+        start("service with a memory policy", numa, "set memory policy"),
+        start("container with an AppArmor profile", apparmor, "set AppArmor profile"),
+        start("container with an SELinux label", selinux, "set SELinux label"),
+        start("container with a seccomp agent", told, "hand over seccomp listener"),
+        start("bundle with mapped mounts", mapped(bench), "map ids of mount"),
+    ]
+}
+
+/// Mounts that show other ids, and a read-only one that others lie in.
+fn mapped(bench: &Bench) -> LaunchRequest {
+    let mut request = bundle(bench, UserNamespace::Automatic);
+    let bind = |target| mount(target, MountSource::Bind { path: "/usr/share".to_owned(), recursive: true });
+    let first = u16::try_from(request.mounts.len()).expect("few");
+    let written = MountSource::FileSystem {
+        kind: "tmpfs".to_owned(),
+        source: "tmpfs".to_owned(),
+        settings: vec!["mode=755".to_owned()],
+        copy_up: false,
+    };
+    let options = MountOptions { read_only: true, ..MountOptions::default() };
+    request.mounts.extend([bind("/etc/first"), bind("/etc/second"), Mount { options, ..mount("/etc/third", written) }]);
+    let ids = vec![IdMap { inside: 0, outside: 100_000, count: 65_536 }];
+    request.kernel.mapped_mounts = vec![
+        MappedMount { mount: first, recursive: true, ids: MountIds::Workload },
+        MappedMount { mount: first + 1, recursive: true, ids: MountIds::Mapped { uids: ids.clone(), gids: ids } },
+    ];
+    request
 }
 
 fn landlock() -> Vec<LandlockRule> {
