@@ -16,7 +16,7 @@ pub(crate) struct NetworkArgs {
     /// none (only a loopback device), host (the node's), or a network of the node; more than one network may be given. byre with -p
     #[arg(long, visible_alias = "network", value_name = "NETWORK")]
     pub(crate) net: Vec<String>,
-    /// Publish a port of the container on the node: [ADDRESS:][PORT:]PORT[/tcp|udp|sctp], also ranges (8000-8003:80-83)
+    /// Publish a port of the container on the node: `[ADDRESS:][PORT:]PORT[/tcp|udp|sctp]`, also ranges (8000-8003:80-83)
     #[arg(long, short, value_name = "PORT:PORT", value_parser = ports)]
     pub(crate) publish: Vec<Ports>,
     /// The address that it wants in its first network

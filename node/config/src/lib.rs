@@ -6,7 +6,7 @@
 //!
 //! Order at a start: the state partition, if it holds a configuration of this instance of the machine; else SMBIOS OEM strings, the fw_cfg
 //! credential, the NoCloud disk (the first that is acceptable is stored); else what is stored for another instance; else the defaults.
-//! After that `byred api` brings changes ([`keeper`]); it restarts the services they concern, this one restarts nothing.
+//! After that `byred api` brings changes (`keeper`); it restarts the services they concern, this one restarts nothing.
 
 pub mod fuzz;
 mod images;
