@@ -125,20 +125,32 @@ async fn confirm(
                 Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
                     Failure::from(status)
                 }
+                // It waits no more: it was undone, or it was confirmed and the answer to that was lost.
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    let known = node.config().list_config(ListConfigRequest {}).await?.into_inner().generations;
+                    let confirmed = |one: &ConfigGeneration| {
+                        one.number == number && one.standing() == ConfigStanding::Confirmed
+                    };
+                    return known.into_iter().find(confirmed).ok_or_else(|| unconfirmed(number, &status.into()));
+                }
                 Err(status) => return Err(status.into()),
             },
             Err(failure @ Failure::Connect(_)) => failure,
             Err(failure) => return Err(failure),
         };
         if Instant::now() + AGAIN > deadline {
-            complain(&failure.to_string());
-            return Err(Failure::failed(
-                format!("generation {number} could not be confirmed in time"),
-                "the node goes back to what it had; mend the document and apply it again",
-            ));
+            return Err(unconfirmed(number, &failure));
         }
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+fn unconfirmed(number: u64, cause: &Failure) -> Failure {
+    complain(&cause.to_string());
+    Failure::failed(
+        format!("generation {number} could not be confirmed in time"),
+        "the node goes back to what it had; mend the document and apply it again",
+    )
 }
 
 async fn history(node: &Node, output: &Output) -> Result<(), Failure> {
