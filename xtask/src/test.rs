@@ -211,6 +211,7 @@ fn deny(run: &Run) -> Result<Tally> {
 
 fn unit(run: &Run) -> Result<Tally> {
     packages::ensure_installed(packages::FOR_IMAGE)?;
+    packages::ensure_installed(FOR_NATIVE)?;
     let mut command = cargo(run);
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     let mut tally = libtest(&mut command)?;
@@ -225,8 +226,16 @@ fn fuzz(run: &Run) -> Result<Tally> {
     Ok(Tally { passed, failed, skipped: 0 })
 }
 
+/// What tests on this machine itself, without a guest, use.
+pub(crate) const FOR_NATIVE: &[packages::Needed] = &[
+    packages::Needed { program: "/bin/busybox", package: "busybox-static" },
+    packages::Needed { program: "mkfs.erofs", package: "erofs-utils" },
+    packages::Needed { program: "ip", package: "iproute2" },
+];
+
 /// Tests that are marked `#[ignore = "needs root"]`: run as root, by way of sudo if need be.
 fn native(run: &Run) -> Result<Tally> {
+    packages::ensure_installed(FOR_NATIVE)?;
     let mut command = cargo(run);
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     // SAFETY: geteuid has no preconditions and cannot fail.

@@ -9,10 +9,13 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::report::{Goal, Report, Row};
-use crate::{image, tools};
+use crate::test::FOR_NATIVE;
+use crate::{image, packages, tools};
 
 /// How many there are at least.
 const AT_LEAST: f64 = 35.0;
+/// Lines shown of a test that failed.
+const SHOWN_LINES: usize = 12;
 
 /// Arguments of `cargo xtask conformance cve`.
 #[derive(clap::Args, Debug)]
@@ -48,6 +51,7 @@ pub(super) struct Judged {
 /// # Errors
 /// If the tests do not build, or a patch does not apply.
 pub(super) fn judge(repository: &Path, mutants: bool, only: Option<&str>) -> Result<Judged> {
+    packages::ensure_installed(FOR_NATIVE)?;
     let program = build(repository, None)?;
     let names = names(&program)?;
     let chosen: Vec<&String> = names
@@ -57,8 +61,8 @@ pub(super) fn judge(repository: &Path, mutants: bool, only: Option<&str>) -> Res
     ensure!(!chosen.is_empty(), "no such test");
     let mut failed = 0_u32;
     for name in &chosen {
-        if !passes(&program, name)? {
-            println!("{name}: FAILED");
+        if let Some(why) = failure(&program, name)? {
+            println!("{name}: FAILED\n{why}");
             failed += 1;
         }
     }
@@ -89,7 +93,8 @@ pub(super) fn judge(repository: &Path, mutants: bool, only: Option<&str>) -> Res
 fn build(tree: &Path, target: Option<&Path>) -> Result<PathBuf> {
     let mut command = tools::cargo();
     command
-        .args(["test", "--locked", "--package", "byre-oci", "--test", "cve", "--no-run", "--message-format", "json"])
+        // Out of the whole workspace: a package alone would have other features, and most of what was built before, built again.
+        .args(["test", "--locked", "--workspace", "--test", "cve", "--no-run", "--message-format", "json"])
         .current_dir(tree)
         .stderr(Stdio::null());
     if let Some(target) = target {
@@ -113,16 +118,20 @@ fn names(program: &Path) -> Result<Vec<String>> {
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
-fn passes(program: &Path, name: &str) -> Result<bool> {
-    let status = Command::new("timeout")
+/// What a test that failed said at its end.
+fn failure(program: &Path, name: &str) -> Result<Option<String>> {
+    let output = Command::new("timeout")
         .arg("120")
         .arg(program)
         .args(["--exact", name, "--include-ignored"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
+        .output()
         .context("cannot run the tests")?;
-    Ok(status.success())
+    if output.status.success() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    Ok(Some(lines.iter().skip(lines.len().saturating_sub(SHOWN_LINES)).map(|line| format!("    {line}\n")).collect()))
 }
 
 /// The patch of a test: named as its CVE, with what tells two tests of one CVE apart.
@@ -148,7 +157,7 @@ fn try_mutants(repository: &Path, names: &[&String]) -> Result<(usize, Vec<Strin
         ensure!(patch.exists(), "{} is missing: each test has a patch that makes it fail", patch.display());
         apply(&tree, &patch, &[])?;
         let program = build(&tree, Some(&target)).with_context(|| format!("with {}", patch.display()));
-        let killed = program.and_then(|program| Ok(!passes(&program, name)?));
+        let killed = program.and_then(|program| Ok(failure(&program, name)?.is_some()));
         apply(&tree, &patch, &["--reverse"])?;
         match killed {
             Ok(true) => println!("{name}: fails without its protection, as it must"),

@@ -128,9 +128,8 @@ async fn confirm(
                 // It waits no more: it was undone, or it was confirmed and the answer to that was lost.
                 Err(status) if status.code() == Code::FailedPrecondition => {
                     let known = node.config().list_config(ListConfigRequest {}).await?.into_inner().generations;
-                    let confirmed = |one: &ConfigGeneration| {
-                        one.number == number && one.standing() == ConfigStanding::Confirmed
-                    };
+                    let confirmed =
+                        |one: &ConfigGeneration| one.number == number && one.standing() == ConfigStanding::Confirmed;
                     return known.into_iter().find(confirmed).ok_or_else(|| unconfirmed(number, &status.into()));
                 }
                 Err(status) => return Err(status.into()),
