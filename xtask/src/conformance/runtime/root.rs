@@ -116,7 +116,7 @@ fn bootstrap(folder: &Path, path: &Path) -> Result<()> {
     fs::write(&script, PREPARE)?;
     let log = fs::File::create(folder.join("mmdebstrap.log"))?;
     let sources = format!(
-        "sed -i -n 'p; s/^deb /deb-src /p; s/^deb \\(.*\\) {SUITE} \\(.*\\)/deb-src \\1 {SOURCES_TOO} \\2/p' \"$1\"/etc/apt/sources.list"
+        "sed -i -n 'p; h; s/^deb /deb-src /p; g; s/^deb \\(.*\\) {SUITE} \\(.*\\)/deb-src \\1 {SOURCES_TOO} \\2/p' \"$1\"/etc/apt/sources.list"
     );
     let status = Command::new("mmdebstrap")
         .args(["--variant=minbase", "--format=directory", &format!("--include={PACKAGES}")])
