@@ -11,6 +11,7 @@ use byre_api::pki::ClientIdentity;
 use byre_api::proto::workloads_client::WorkloadsClient;
 use byre_api::proto::{ContainerSpec, CreateRequest, LogsRequest, RemoveRequest, WaitRequest};
 use byre_tests::STAMP;
+use tonic::transport::Channel;
 
 /// Where the image of `api` keeps what a client needs.
 const CREDENTIALS: &str = "/credentials";
@@ -43,7 +44,13 @@ fn measure(words: &[String]) -> Result<()> {
         [which, address, count] if which == "api" => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(api(address, count.parse()?))
         }
-        _ => bail!("usage: byre-bench command|time LABEL COUNT PROGRAM ARGUMENT... | api ADDRESS COUNT"),
+        [which, address, from, to] if which == "fill" => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(fill(address, from.parse()?, to.parse()?))
+        }
+        _ => bail!(
+            "usage: byre-bench command|time LABEL COUNT PROGRAM ARGUMENT... | api ADDRESS COUNT | fill ADDRESS FROM TO"
+        ),
     }
 }
 
@@ -98,8 +105,8 @@ fn time(label: &str, count: u32, program: &str, arguments: &[String]) -> Result<
     Ok(())
 }
 
-/// Starts containers of the stamp's image through the API, over one connection, one after the other.
-async fn api(address: &str, count: u32) -> Result<()> {
+/// A client of the node at `address`, with the certificates in the image.
+async fn client(address: &str) -> Result<WorkloadsClient<Channel>> {
     let read = |name: &str| {
         std::fs::read_to_string(format!("{CREDENTIALS}/{name}")).with_context(|| format!("cannot read {name}"))
     };
@@ -109,7 +116,33 @@ async fn api(address: &str, count: u32) -> Result<()> {
         authority_pem: read("ca.pem")?,
         identity: ClientIdentity { certificate_pem: read("client.pem")?, key_pem: read("client.key")? },
     };
-    let mut client = WorkloadsClient::new(connect(&Endpoint::Tcp(endpoint)).await?);
+    Ok(WorkloadsClient::new(connect(&Endpoint::Tcp(endpoint)).await?))
+}
+
+/// Starts containers that stay, at rest, and tells how long it took until the last was told to be started.
+async fn fill(address: &str, from: u32, to: u32) -> Result<()> {
+    let mut client = client(address).await?;
+    let begun = now();
+    for number in from..to {
+        let spec = ContainerSpec {
+            name: format!("idle-{number}"),
+            image: "byre-stamp".to_owned(),
+            command: vec!["stay".to_owned()],
+            ..ContainerSpec::default()
+        };
+        client
+            .create(CreateRequest { spec: Some(spec), start: true })
+            .await
+            .with_context(|| format!("number {number}"))?;
+    }
+    tell("fill", begun, now());
+    println!("bench: done");
+    Ok(())
+}
+
+/// Starts containers of the stamp's image through the API, over one connection, one after the other.
+async fn api(address: &str, count: u32) -> Result<()> {
+    let mut client = client(address).await?;
     for number in 0..count {
         let name = format!("start-{number}");
         let spec = ContainerSpec { name: name.clone(), image: "byre-stamp".to_owned(), ..ContainerSpec::default() };

@@ -7,6 +7,7 @@ mod node;
 mod peer;
 mod peer_boots;
 mod runtime;
+mod scale;
 mod starts;
 mod updates;
 

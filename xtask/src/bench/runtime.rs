@@ -1,7 +1,7 @@
 //! The runtime's one-shot command beside crun and runc: the same bundle, in the same namespaces of this host, in turns.
 //!
-//! Measured inside the Debian root of the suites, which has the peers' newest packages. What takes a whole node is measured by `bench node`; the
-//! rows that need a thousand containers on one say that they were not measured here.
+//! Measured inside the Debian root of the suites, which has the peers' newest packages. Starts through the node's API beside crun are measured by
+//! `bench node`; what a thousand containers cost is measured on a node of its own.
 
 use std::fs;
 use std::path::Path;
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::bundle;
 use super::peer_boots::start_times;
+use super::scale;
 use super::starts::Helpers;
 use crate::conformance::runtime::{DebianRoot, native};
 use crate::image;
@@ -32,6 +33,12 @@ pub(crate) struct Args {
     /// Containers that each side starts, and processes that it runs in one.
     #[arg(long, default_value_t = 200)]
     count: usize,
+    /// Containers at rest on one node; 0 leaves those rows out.
+    #[arg(long, default_value_t = 1000)]
+    containers: usize,
+    /// Starts beside them.
+    #[arg(long, default_value_t = 100)]
+    starts: usize,
     #[command(flatten)]
     image: image::Args,
 }
@@ -67,6 +74,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     });
     let mut report = Report::new(&repository, &format!("native, profile {}", args.image.profile));
     rows(&all, &root).into_iter().for_each(|row| report.push(row));
+    let scale = scale::rows(&repository, &args.image, args.containers, args.starts)?;
+    scale.into_iter().for_each(|row| report.push(row));
     report.publish(&repository.join("target"), "bench-runtime")?;
     Ok(())
 }
@@ -158,8 +167,6 @@ fn rows(all: &[Times; 3], root: &DebianRoot) -> Vec<Row> {
             None => row,
         }
     };
-    let node =
-        "takes a whole node: `cargo xtask bench node` has start.api; a thousand containers were not started here";
     vec![
         row(
             "start.oneshot",
@@ -167,11 +174,8 @@ fn rows(all: &[Times; 3], root: &DebianRoot) -> Vec<Row> {
             |times| &times.start,
             Some(Goal::Ratio(ONESHOT_RATIO)),
         ),
-        Row::unmeasured("start.api", "ms", node),
+        Row::unmeasured("start.api", "ms", "two guests side by side: `cargo xtask bench node` has it"),
         row("cpu.start", "processor time of a whole run, p50", |times| &times.cpu, Some(Goal::Value(CPU_MS))),
         row("exec.true", "call to end, p50", |times| &times.exec, None),
-        Row::unmeasured("idle.pid1_per_container", "bytes", node),
-        Row::unmeasured("scale.start_1000", "s", node),
-        Row::unmeasured("scale.p99_1000_to_10", "ratio", node),
     ]
 }

@@ -16,8 +16,8 @@ use crate::image;
 /// The program that starts containers, its image and its container; and the program in the containers that it starts, and its image.
 const CLIENT: &str = "byre-bench";
 const STAMP: &str = "byre-stamp";
-/// All starts together, under emulation.
-const LIMIT: Duration = Duration::from_secs(600);
+/// All starts together, under emulation: a thousand at two a second.
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Milliseconds from the client's call.
 #[derive(Debug, Default)]
@@ -60,11 +60,43 @@ impl Helpers {
     }
 }
 
-/// Loads the client's image, runs it, and reads what it printed.
+/// Loads the images and starts so many containers.
 ///
 /// # Errors
 /// If a start fails.
 pub(super) fn measure(node: &Node, helpers: &Helpers, folder: &Path, count: usize) -> Result<Starts> {
+    load(node, helpers, folder)?;
+    api(node, count)
+}
+
+/// Starts so many containers, one after the other.
+///
+/// # Errors
+/// If a start fails.
+pub(super) fn api(node: &Node, count: usize) -> Result<Starts> {
+    let log = client(node, &["api", &own_address(), &count.to_string()])?;
+    Ok(Starts { first: start_times(&log, "api"), answer: start_times(&log, "answer") })
+}
+
+/// Starts the containers of these numbers, which stay. Returns milliseconds for all of them.
+///
+/// # Errors
+/// If a start fails.
+pub(super) fn fill(node: &Node, from: usize, to: usize) -> Result<f64> {
+    let log = client(node, &["fill", &own_address(), &from.to_string(), &to.to_string()])?;
+    start_times(&log, "fill").first().copied().with_context(|| format!("no time in {log}"))
+}
+
+/// Where the client finds the node's API: it has the host's network.
+fn own_address() -> String {
+    format!("127.0.0.1:{}", byre_api::client::PORT)
+}
+
+/// Loads the images of the client and of what it starts.
+///
+/// # Errors
+/// If the node refuses one.
+pub(super) fn load(node: &Node, helpers: &Helpers, folder: &Path) -> Result<()> {
     for (name, layer) in [(CLIENT, client_layer(node, helpers)?), (STAMP, stamp_layer(helpers)?)] {
         let archive = folder.join(format!("{name}.tar"));
         let config = ImageConfig { entrypoint: vec![format!("/{name}")], ..ImageConfig::default() };
@@ -72,10 +104,13 @@ pub(super) fn measure(node: &Node, helpers: &Helpers, folder: &Path, count: usiz
         std::fs::write(&archive, packed).with_context(|| format!("cannot write {}", archive.display()))?;
         node.ctl().ok(&["image", "load", &archive.to_string_lossy()])?;
     }
-    let address = format!("127.0.0.1:{}", byre_api::client::PORT);
-    let line = ["run", "-d", "--name", "client", "--net", "host", "--user", "0", CLIENT, "api", &address];
-    let count = count.to_string();
-    node.ctl().ok(&line.iter().copied().chain([count.as_str()]).collect::<Vec<_>>())?;
+    Ok(())
+}
+
+/// Runs the client with these arguments and returns what it printed.
+fn client(node: &Node, arguments: &[&str]) -> Result<String> {
+    let line = ["run", "-d", "--name", "client", "--net", "host", "--user", "0", CLIENT];
+    node.ctl().ok(&[&line, arguments].concat())?;
     let (_, code) = node.ctl().start(&["wait", "client"])?.ended(LIMIT).context("the client in the guest")?;
     let log = node.ctl().ok(&["logs", "client"])?;
     if let Some(failed) = log.lines().find(|line| line.contains("bench: failed")) {
@@ -83,7 +118,7 @@ pub(super) fn measure(node: &Node, helpers: &Helpers, folder: &Path, count: usiz
     }
     ensure!(log.contains("bench: done"), "the client in the guest ended with {}: {log}", code.trim());
     node.ctl().ok(&["rm", "-f", "client"])?;
-    Ok(Starts { first: start_times(&log, "api"), answer: start_times(&log, "answer") })
+    Ok(log)
 }
 
 /// What a node makes mount points in.
