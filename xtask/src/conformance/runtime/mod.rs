@@ -1,6 +1,7 @@
-//! The OCI runtime's suites: crun's own (Python), runc's own (bats) and runtime-tools' programs, each with byre-oci, crun and runc.
+//! The OCI runtime's suites: crun's own (Python), runc's own (bats), runtime-tools' programs, and what podman and containerd do all day, each with
+//! byre-oci, crun and runc.
 //!
-//! All three run in one Debian root that has the peers' newest packages, natively in namespaces of its own where the host allows and, with `--guest`,
+//! All run in one Debian root that has the peers' newest packages, natively in namespaces of its own where the host allows and, with `--guest`,
 //! in a virtual machine that boots the same root with every controller of cgroup v2. A committed list gives the reason for each test that fails for
 //! us and passes for a peer; without a reason the command fails.
 
@@ -20,7 +21,7 @@ use crate::report::{Goal, Report, Row};
 use crate::{image, tools};
 
 /// The suites, in the order in which they run.
-const SUITES: [&str; 3] = ["crun", "tools", "runc"];
+const SUITES: [&str; 4] = ["crun", "tools", "engines", "runc"];
 /// Whom they judge: ours first.
 const RUNTIMES: [&str; 3] = [OURS, "crun", "runc"];
 const OURS: &str = "byre-oci";
@@ -28,7 +29,7 @@ const OURS: &str = "byre-oci";
 /// Arguments of `cargo xtask conformance runtime`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Only this suite (crun, tools, runc); may be given several times.
+    /// Only this suite (crun, tools, engines, runc); may be given several times.
     #[arg(long, value_name = "SUITE")]
     suite: Vec<String>,
     /// Only this runtime (byre-oci, crun, runc); may be given several times.
@@ -188,6 +189,7 @@ fn row(suite: &str, of_suite: &[OfSuite<'_>], lists: &Lists, root: &DebianRoot) 
     let source = root.version(match suite {
         "tools" => "source-golang-github-opencontainers-runtime-tools",
         "crun" => "source-crun",
+        "engines" => "podman",
         _ => "source-runc",
     });
     let peers = format!("{}, {}", root.version("crun"), root.version("runc"));
@@ -203,6 +205,7 @@ fn row(suite: &str, of_suite: &[OfSuite<'_>], lists: &Lists, root: &DebianRoot) 
     let (ours, all) = (ours as f64, possible.len().max(1) as f64);
     match suite {
         "tools" => Row::single("tools.failed", "programs", all - ours, &note).goal(Goal::Value(0.0)),
+        "engines" => Row::single("engines.failed", "steps", all - ours, &note).goal(Goal::Value(0.0)),
         "crun" => Row::single("crun.share", "share", ours / all, &note).goal(Goal::AtLeast(1.0)),
         _ => Row::single("runc.share", "share", ours / all, &note).goal(Goal::AtLeast(0.95)),
     }

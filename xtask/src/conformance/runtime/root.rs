@@ -27,11 +27,12 @@ const PACKAGES: &str = "ca-certificates,crun,runc,containerd,podman,netavark,cri
 
 const PREPARE: &str = include_str!("prepare.sh");
 /// Files of ours in its `/conformance`.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("build.sh", include_str!("build.sh")),
     ("run.sh", include_str!("run.sh")),
     ("guest.sh", include_str!("guest.sh")),
     ("tap.go", include_str!("tap.go")),
+    ("engines.sh", include_str!("engines.sh")),
 ];
 
 /// A root that was made.

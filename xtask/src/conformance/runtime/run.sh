@@ -54,5 +54,8 @@ tools)
         echo "@ $suite $name $verdict ${file%.t}: program"
     done
     ;;
+engines)
+    . /conformance/engines.sh
+    ;;
 esac
 echo "@ end $suite $name"
