@@ -178,6 +178,9 @@ fn cve_2025_62161() {
     let bench = Bench::new("cve-2025-62161");
     fs::create_dir_all(rootfs(&bench).join("masked/below")).unwrap();
     bench.script("ls /masked; touch /masked/x 2>/dev/null || echo kept", |config| {
+        // With it, the mode of the directory keeps nobody out.
+        let all = json!(["CAP_DAC_OVERRIDE"]);
+        config["process"]["capabilities"] = json!({ "bounding": all, "permitted": all, "effective": all });
         config["linux"]["maskedPaths"] = json!(["/masked"]);
     });
     assert_eq!(bench.run().ok(), "kept\n");
@@ -212,11 +215,15 @@ fn cve_2025_52565() {
 #[ignore = "needs root"]
 fn cve_2025_52881() {
     let bench = Bench::new("cve-2025-52881");
-    fs::write(bench.path("fake"), "99").unwrap();
+    // All settings are covered: an entry of one namespace is not seen in another, its directory is.
+    let fake = bench.path("fake").join("net/ipv4");
+    fs::create_dir_all(&fake).unwrap();
+    let fake = fake.join("ip_unprivileged_port_start");
+    fs::write(&fake, "99").unwrap();
     bench.script("cat /proc/sys/net/ipv4/ip_unprivileged_port_start", |config| {
         config["linux"]["sysctl"] = json!({ "net.ipv4.ip_unprivileged_port_start": "77" });
     });
-    let script = "mount --make-rprivate / && mount --bind \"$1\" /proc/sys/net/ipv4/ip_unprivileged_port_start && shift && exec \"$@\"";
+    let script = "mount --make-rprivate / && mount --bind \"$1\" /proc/sys && shift && exec \"$@\"";
     let run = bench.command(["run", "--bundle"]);
     let output = std::process::Command::new("unshare")
         .args(["--mount", "sh", "-c", script, "sh"])
@@ -228,5 +235,5 @@ fn cve_2025_52881() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "77\n", "{output:?}");
-    assert_eq!(fs::read_to_string(bench.path("fake")).unwrap(), "99");
+    assert_eq!(fs::read_to_string(fake).unwrap(), "99");
 }
