@@ -51,13 +51,19 @@ fn cleared(set: u64) -> u64 {
 
 const ACCESS_TIMES: u64 = 0x70;
 
-/// Sets a mount's options on an existing (cloned) mount: attributes are added to those it has, propagation is replaced.
-pub(crate) fn apply_options(mount: BorrowedFd<'_>, options: MountOptions, tree: bool) -> Result<(), Errno> {
-    let propagation = match options.propagation {
+/// The kernel's word for it.
+fn flag(propagation: Propagation) -> u64 {
+    match propagation {
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
         Propagation::Shared => libc::MS_SHARED,
-    };
+        Propagation::Unbindable => libc::MS_UNBINDABLE,
+    }
+}
+
+/// Sets a mount's options on an existing (cloned) mount: attributes are added to those it has, propagation is replaced.
+pub(crate) fn apply_options(mount: BorrowedFd<'_>, options: MountOptions, tree: bool) -> Result<(), Errno> {
+    let propagation = flag(options.propagation);
     mount_setattr(mount, c"", tree, &MountAttributes { propagation, ..MountAttributes::default() })?;
     let set = u64::from(attributes(options).bits());
     if set == 0 {

@@ -180,25 +180,21 @@ pub(crate) fn descriptors(preserve: u32, terminal: bool) -> Result<Descriptors<'
         }
         sys::inherited(number).map_or(Stdio::Null, Stdio::Descriptor)
     };
-    // What a service manager hands over comes first and is announced to the program.
-    let announced = listen_fds();
     let numbered = |from: u32, count: u32| {
         (from..from.saturating_add(count)).map(|number| sys::inherited(i32::try_from(number).unwrap_or(-1)))
     };
-    let named = numbered(3, announced)
-        .map(|one| one.map(|descriptor| ("unknown", descriptor)).map_err(cannot("keep a descriptor of LISTEN_FDS")))
-        .collect::<Result<_, Error>>()?;
     // A number that is not open has nothing to keep; standard input, which the program has anyway, takes its place, so that those behind it
     // keep theirs.
-    let mut further: Vec<_> = numbered(3_u32.saturating_add(announced), preserve).map(Result::ok).collect();
-    while further.last().is_some_and(Option::is_none) {
+    let stdin = sys::inherited(0);
+    let kept = |one: Result<BorrowedFd<'static>, Errno>| one.or(stdin).map_err(cannot("keep a descriptor"));
+    // What a service manager hands over comes first and is announced to the program.
+    let announced = listen_fds();
+    let named = numbered(3, announced).map(|one| Ok(("unknown", kept(one)?))).collect::<Result<Vec<_>, Error>>()?;
+    let mut further: Vec<_> = numbered(3_u32.saturating_add(announced), preserve).collect();
+    while further.last().is_some_and(Result::is_err) {
         further.pop();
     }
-    let stdin = sys::inherited(0);
-    let further = further
-        .into_iter()
-        .map(|one| one.map_or_else(|| stdin.map_err(cannot("keep a descriptor")), Ok))
-        .collect::<Result<_, Error>>()?;
+    let further = further.into_iter().map(kept).collect::<Result<_, Error>>()?;
     Ok(Descriptors { stdin: stream(0), stdout: stream(1), stderr: stream(2), named, further })
 }
 

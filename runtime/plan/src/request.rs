@@ -427,6 +427,8 @@ pub enum Propagation {
     Slave,
     /// Both ways.
     Shared,
+    /// None, and it cannot be bound elsewhere.
+    Unbindable,
 }
 
 /// cgroup v2 limits. `None` leaves the kernel's default.

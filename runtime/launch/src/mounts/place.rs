@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::{HostSide, apply_options, attach, clone_tree, nodes, own_namespace};
+use super::{HostSide, apply_options, attach, clone_tree, flag, nodes, own_namespace};
 use crate::companion::{Companion, Moment};
 use crate::inside::{self, Kind};
 use crate::report::{Failure, Step};
@@ -53,7 +53,7 @@ pub(crate) fn place_all(root: BorrowedFd<'_>, request: &LaunchRequest, host: &Ho
         match mount.options.propagation {
             Propagation::Private => {}
             // The place it was attached to may have peers of its own; what was asked for is what it gets.
-            Propagation::Slave | Propagation::Shared => {
+            Propagation::Slave | Propagation::Shared | Propagation::Unbindable => {
                 apply_options(made.as_fd(), mount.options, true).step(step, &mount.target)?;
             }
         }
@@ -231,11 +231,7 @@ pub(crate) fn enter_root(
     rustix::process::pivot_root(".", ".").step(step, "pivot")?;
     rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).step(step, "let go of the host's root")?;
     if let Some(propagation) = request.kernel.root_propagation {
-        let propagation = match propagation {
-            Propagation::Private => libc::MS_PRIVATE,
-            Propagation::Slave => libc::MS_SLAVE,
-            Propagation::Shared => libc::MS_SHARED,
-        };
+        let propagation = flag(propagation);
         mount_setattr(root.as_fd(), c"", true, &MountAttributes { propagation, ..MountAttributes::default() })
             .step(step, "propagation")?;
     }

@@ -202,7 +202,7 @@ fn mount(index: usize, mount: &Mount, policy: &Policy) -> Result<(), Refusal> {
         }
     }
     match mount.options.propagation {
-        Propagation::Private | Propagation::Slave => Ok(()),
+        Propagation::Private | Propagation::Slave | Propagation::Unbindable => Ok(()),
         Propagation::Shared => {
             denied(&format!("mounts[{index}].options.propagation"), "shared mounts", "use private or slave")
         }

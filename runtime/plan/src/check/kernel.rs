@@ -87,7 +87,7 @@ pub(super) fn mount_options(field: &str, mount: &Mount) -> Result<(), Refusal> {
     }
     let is_bind = matches!(mount.source, MountSource::Bind { .. });
     match mount.options.propagation {
-        Propagation::Private | Propagation::Shared => Ok(()),
+        Propagation::Private | Propagation::Shared | Propagation::Unbindable => Ok(()),
         Propagation::Slave if is_bind => Ok(()),
         Propagation::Slave => Err(Refusal::new(
             format!("{field}.propagation"),
@@ -144,7 +144,7 @@ pub(super) fn settings(request: &LaunchRequest) -> Result<(), Refusal> {
             Err(Refusal::new("kernel.root_propagation", "the host's mounts are not changed by a workload", remedy))
         }
         // Set when the host's root is gone: what is shared then is shared by those who join the container.
-        Some(Propagation::Private | Propagation::Slave | Propagation::Shared) | None => Ok(()),
+        Some(_) | None => Ok(()),
     }
 }
 

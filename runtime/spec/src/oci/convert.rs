@@ -250,9 +250,10 @@ fn root_propagation(text: &str) -> Result<Option<Propagation>, Refusal> {
         "private" | "rprivate" => Ok(Some(Propagation::Private)),
         "slave" | "rslave" => Ok(Some(Propagation::Slave)),
         "shared" | "rshared" => Ok(Some(Propagation::Shared)),
+        "unbindable" | "runbindable" => Ok(Some(Propagation::Unbindable)),
         other => {
             let shown: String = other.chars().take(40).collect();
-            let remedy = "use private, slave or shared, with or without an r before it";
+            let remedy = "use private, slave, shared or unbindable, with or without an r before it";
             Err(refusal("linux.rootfsPropagation", format!("{shown:?} is not supported"), remedy))
         }
     }

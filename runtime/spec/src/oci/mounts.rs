@@ -29,20 +29,20 @@ pub const MOUNT_FLAGS: [(&str, &str, u32); 8] = [
     ("nosymfollow", "symfollow", NO_SYMLINKS),
 ];
 /// Options of propagation. For a bind of a tree each means the whole tree.
-pub const MOUNT_PROPAGATIONS: [(&str, Propagation); 6] = [
+pub const MOUNT_PROPAGATIONS: [(&str, Propagation); 8] = [
     ("private", Propagation::Private),
     ("rprivate", Propagation::Private),
     ("slave", Propagation::Slave),
     ("rslave", Propagation::Slave),
     ("shared", Propagation::Shared),
     ("rshared", Propagation::Shared),
+    ("unbindable", Propagation::Unbindable),
+    ("runbindable", Propagation::Unbindable),
 ];
 /// Options that ask for what a new mount is anyway.
 const NOTHING: [&str; 8] = ["defaults", "async", "loud", "nomand", "relatime", "norelatime", "rrelatime", "noiversion"];
 /// Options with a meaning that is not supported.
-const REFUSED: [(&str, &str); 4] = [
-    ("unbindable", "use private"),
-    ("runbindable", "use rprivate"),
+const REFUSED: [(&str, &str); 2] = [
     ("remount", "mount it once with the options that it is to have"),
     ("mand", "leave it out: Linux has no mandatory locks any more"),
 ];

@@ -39,7 +39,7 @@ runc)
     for file in *.bats; do
         [ -n "$only" ] && [ "$file" != "$only" ] && continue
         echo "== $file" >> "$log"
-        RUNC=$program timeout -k 5 "${LIMIT:-600}" bats --tap "$file" > /tmp/out 2>> "$log" < /dev/null
+        RUNC=$program timeout -k 5 "${LIMIT:-180}" bats --tap "$file" > /tmp/out 2>> "$log" < /dev/null
         told "$file"
     done
     ;;
