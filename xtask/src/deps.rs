@@ -62,7 +62,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-net", &["byre-config", "byre-protocol", "byre-sandbox"]),
     ("byre-state", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-stats", &["byre-protocol", "byre-sandbox"]),
-    ("byre-update", &["byre-config", "byre-protocol", "byre-release", "byre-sandbox", "byre-tuf", "byre-verity"]),
+    (
+        "byre-update",
+        &["byre-boots", "byre-config", "byre-protocol", "byre-release", "byre-sandbox", "byre-tuf", "byre-verity"],
+    ),
     (
         "byred",
         &[

@@ -166,6 +166,7 @@ fn call_text(call: &Call, names: &HashMap<WorkloadId, String>) -> String {
         | Ask::ReleaseLayers
         | Ask::Arm { .. }
         | Ask::Rollback
+        | Ask::Disarm
         | Ask::Trace) => {
             let words = format!("{other:?}");
             words.split([' ', '(', '{']).next().unwrap_or_default().to_owned()

@@ -149,6 +149,7 @@ impl Init {
                 | Request::Probed { .. }
                 | Request::Arm { .. }
                 | Request::Rollback
+                | Request::Disarm
                 | Request::Enable { .. }
                 | Request::Disable { .. }
                 | Request::Reset { .. }

@@ -105,10 +105,21 @@ pub enum Action {
     /// Replace this program by the one of the running root, then tell.
     Reexec,
     /// Arm the other slot by a child, then tell.
-    Arm {
-        /// The signed statement of the release in it; none to go back to what it holds.
-        statement: Option<Vec<u8>>,
+    Arm(Next),
+}
+
+/// What the child that arms makes of the other slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The release that this statement describes boots next, on trial.
+    Release {
+        /// The signed statement of the release in it.
+        statement: Vec<u8>,
         /// What an operator allows beyond an ordinary update.
         allow: Allow,
     },
+    /// What it holds already boots next, on trial.
+    Back,
+    /// The running slot boots next: what was armed and has not been tried is taken back.
+    Nothing,
 }

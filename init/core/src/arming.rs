@@ -1,9 +1,9 @@
 //! Arming an update: PID 1 says what holds now and waits for the child that does it. It decides nothing about releases: the child checks
 //! the signature and the disk, and its refusal is what the caller gets.
 
-use byre_protocol::control::{Allow, RefusedCode, Reply};
+use byre_protocol::control::{RefusedCode, Reply};
 
-use crate::action::{Action, Attachment};
+use crate::action::{Action, Attachment, Next};
 use crate::core::Core;
 use crate::pending::{Await, Caller};
 use crate::requests::refused;
@@ -13,8 +13,8 @@ use crate::workload::Workload;
 const ARM_MS: u32 = 180_000;
 
 impl Core {
-    /// Arms what this statement describes; without one, what the other slot holds.
-    pub(crate) fn arm_asked(&mut self, caller: Caller, statement: Option<Vec<u8>>, allow: Allow) {
+    /// Has a child arm the other slot, or take back what was armed.
+    pub(crate) fn arm_asked(&mut self, caller: Caller, next: Next) {
         if self.ending.is_some() {
             return self.refuse(caller, refused(RefusedCode::ShuttingDown, "the node is shutting down"));
         }
@@ -29,7 +29,7 @@ impl Core {
             return self.refuse(caller, refused(RefusedCode::Full, text));
         }
         self.answer_when(caller, vec![Await::Armed], Reply::Done, ARM_MS);
-        self.actions.push(Action::Arm { statement, allow });
+        self.actions.push(Action::Arm(next));
     }
 
     /// The child has ended; with a refusal, nothing was committed.

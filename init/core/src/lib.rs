@@ -54,7 +54,7 @@ mod verbs;
 mod why;
 mod workload;
 
-pub use action::{Action, Attachment};
+pub use action::{Action, Attachment, Next};
 pub use core::Core;
 pub use event::{Boot, CallContext, ChannelId, Event, ExecId, ExitStatus, LaunchOutcome, Reexecuted, Subject};
 pub use execs::Exec;

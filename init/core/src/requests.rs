@@ -1,16 +1,14 @@
 //! What services ask for: the role decides whether, the tables and the policy decide how.
 
 use byre_plan::{Name, Origin, Plan, Process, WorkloadId};
-use byre_protocol::control::{
-    Allow, Call, PAGE, Refused, RefusedCode, Reply, Request, ShutdownAction, Target, WORKLOADS,
-};
+use byre_protocol::control::{Call, PAGE, Refused, RefusedCode, Reply, Request, ShutdownAction, Target, WORKLOADS};
 use byre_protocol::definition::{
     DEFINITION_BYTES, DEPENDENCIES, Definition, HOOK_BYTES, HOOK_WORDS, Kind, LABEL_BYTES, LABELS, Role,
 };
 use byre_protocol::frame;
 use byre_protocol::status::{Moment, Summary};
 
-use crate::action::{Action, Attachment};
+use crate::action::{Action, Attachment, Next};
 use crate::core::Core;
 use crate::event::{CallContext, ChannelId};
 use crate::pending::{Await, Caller};
@@ -55,7 +53,7 @@ fn role_may(role: Role, request: &Request) -> bool {
             role == Role::State
         }
         Request::Probed { .. } => role == Role::Probe,
-        Request::Arm { .. } | Request::Rollback => role == Role::Update,
+        Request::Arm { .. } | Request::Rollback | Request::Disarm => role == Role::Update,
         Request::Attached { .. } | Request::AttachFailed { .. } => role == Role::Network,
     }
 }
@@ -130,8 +128,9 @@ impl Core {
             Request::Replay(record) => self.replay(*record),
             Request::ReplayEnd => self.replay_end(),
             Request::Probed { id, number, aim, passed } => self.probed(id, number, aim, passed),
-            Request::Arm { statement, allow } => self.arm_asked(caller, Some(statement), allow),
-            Request::Rollback => self.arm_asked(caller, None, Allow::default()),
+            Request::Arm { statement, allow } => self.arm_asked(caller, Next::Release { statement, allow }),
+            Request::Rollback => self.arm_asked(caller, Next::Back),
+            Request::Disarm => self.arm_asked(caller, Next::Nothing),
             Request::Attached { id, run, addresses } => self.attached(id, run, addresses),
             Request::AttachFailed { id, run, text } => self.attach_failed(id, run, text),
         }

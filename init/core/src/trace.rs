@@ -234,7 +234,7 @@ fn done(action: &Action) -> Done {
         Action::Say(line) => Done::Say(line.clone()),
         Action::Finish(action) => Done::Finish(*action),
         Action::Reexec => Done::Reexec,
-        Action::Arm { .. } => Done::Arm,
+        Action::Arm(_) => Done::Arm,
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod node;
 
-use byre_core::{Action, ChannelId, Event};
+use byre_core::{Action, ChannelId, Event, Next};
 use byre_plan::WorkloadId;
 use byre_protocol::control::{Allow, FromInit, RefusedCode, Reply, Request, ShutdownAction};
 use byre_protocol::definition::{Kind, Role};
@@ -48,7 +48,8 @@ fn the_answer_comes_when_the_child_has_ended() {
     let mut node = node();
     let asked = node.ask(UPDATE, arm());
     assert!(replies(&asked).is_empty());
-    let wanted = Action::Arm { statement: Some(vec![1; 512]), allow: Allow { downgrade: false, retry: true } };
+    let allow = Allow { downgrade: false, retry: true };
+    let wanted = Action::Arm(Next::Release { statement: vec![1; 512], allow });
     assert!(asked.contains(&wanted), "{asked:?}");
     assert_eq!(replies(&node.tell(Event::Armed(None))), [Reply::Done]);
     // And a refusal is told as it is.
@@ -68,6 +69,7 @@ fn one_at_a_time_and_for_the_updater_alone() {
     for channel in [API, TRIAL] {
         assert_eq!(code(&node.ask(channel, arm())), Some(RefusedCode::NotAllowed));
         assert_eq!(code(&node.ask(channel, Request::Rollback)), Some(RefusedCode::NotAllowed));
+        assert_eq!(code(&node.ask(channel, Request::Disarm)), Some(RefusedCode::NotAllowed));
     }
 }
 

@@ -174,6 +174,8 @@ pub enum Request {
     },
     /// Role update: make the inactive slot, whose release ran here before, the one that boots next. Answered as [`Self::Arm`].
     Rollback,
+    /// Role update: what was armed and has not been tried boots no more; the running slot boots next. Answered as [`Self::Arm`].
+    Disarm,
     /// Role network: a pod is in all its networks.
     Attached {
         /// Which.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of all messages. A peer of another version is refused; both ends come from one verified root.
-pub const VERSION: u8 = 7;
+pub const VERSION: u8 = 8;
 /// Longest message. A container with 2000 environment entries of 30 bytes and 100 mounts needs about 80 KiB; the kernel's default
 /// socket buffer (208 KiB) takes one at once.
 pub const MESSAGE_BYTES: usize = 128 * 1024;

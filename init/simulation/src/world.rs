@@ -229,7 +229,7 @@ impl<'a> World<'a> {
             | Action::ReleaseLayers
             | Action::Say(_)
             | Action::Reexec
-            | Action::Arm { .. } => {}
+            | Action::Arm(_) => {}
         }
     }
 

@@ -33,7 +33,7 @@ impl Supervisor {
             Action::Say(line) => self.say(&line),
             Action::Finish(action) => self.finish(action),
             Action::Reexec => self.reexec(),
-            Action::Arm { statement, allow } => self.arm(statement, allow),
+            Action::Arm(next) => self.arm(next),
         }
     }
 

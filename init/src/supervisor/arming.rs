@@ -4,14 +4,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use byre_boots::trial::{CRITICAL, Held};
-use byre_core::Event;
-use byre_protocol::control::Allow;
+use byre_core::{Event, Next};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
 use super::{Supervisor, setup};
 use crate::sys;
-use crate::tasks::arm::{Order, REFUSAL_BYTES};
+use crate::tasks::arm::{Order, REFUSAL_BYTES, What};
 
 /// Longest that it may take. Ended then, it leaves nothing that boots: the commit is its last step.
 const ARM_MS: u64 = 270_000;
@@ -31,20 +30,31 @@ impl Arming {
 }
 
 impl Supervisor {
-    pub(super) fn arm(&mut self, statement: Option<Vec<u8>>, allow: Allow) {
-        match self.begin_arming(statement, allow) {
+    pub(super) fn arm(&mut self, next: Next) {
+        match self.begin_arming(next) {
             Ok(arming) => self.arming = Some(arming),
             Err(what) => self.queue.push_back(Event::Armed(Some(what))),
         }
     }
 
-    fn begin_arming(&mut self, statement: Option<Vec<u8>>, allow: Allow) -> Result<Arming, String> {
+    fn begin_arming(&mut self, next: Next) -> Result<Arming, String> {
+        if self.arming.is_some() {
+            return Err("the child of an earlier call still works on the boot partition; try again when it has ended"
+                .to_owned());
+        }
         if self.replacing.is_some() {
             return Err("PID 1 is being replaced; try again when it is".to_owned());
         }
         let (services, workloads) = self.core.held(CRITICAL);
         let held = Held { services, workloads };
-        let order = Order { statement, downgrade: allow.downgrade, retry: allow.retry, held };
+        let what = match next {
+            Next::Release { statement, allow } => {
+                What::Release { statement, downgrade: allow.downgrade, retry: allow.retry }
+            }
+            Next::Back => What::Back,
+            Next::Nothing => What::Nothing,
+        };
+        let order = Order { what, held };
         let failed = |errno: Errno| format!("the order to arm cannot be handed over: {errno}");
         let text = serde_json::to_vec(&order).map_err(|error| error.to_string())?;
         let order = super::reexec::sealed("byre-order", &text).map_err(failed)?;

@@ -2,13 +2,14 @@
 //!
 //! It believes nothing that the updater says but a signature: root, hash tree and kernel image of the slot are read from the disk again and
 //! compared with the signed statement, the kernel image is copied to the boot partition and read back, and only then one record is renamed.
-//! Going back is the same with the release that the slot holds already: it is compared with what its own kernel image wants.
+//! Going back is the same with the release that the slot holds already: it is compared with what its own kernel image wants. What was armed and
+//! not tried is taken back by one rename as well.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek};
 
 use byre_boots::trial::{Held, Outcome, Trial};
-use byre_loader::entries::{self, Standing};
+use byre_loader::entries::{self, LoaderEntry, Standing};
 use byre_loader::{Device, commit};
 use byre_release::{Facts, KEY_FILE_BYTES, RELEASE_FILE, RELEASE_KEYS, ReleaseKeys, Statement, Unverified};
 use byre_slots::Slot;
@@ -31,14 +32,29 @@ pub(crate) const REFUSAL_BYTES: usize = 1024;
 /// What is to be armed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
-    /// The signed statement of the release in the other slot; none to go back to what the slot holds.
-    pub(crate) statement: Option<Vec<u8>>,
-    /// Also a release with a lower install number than the running one's.
-    pub(crate) downgrade: bool,
-    /// Also one that failed its trial here.
-    pub(crate) retry: bool,
+    /// What is made of the other slot.
+    pub(crate) what: What,
     /// What holds now, and must hold then.
     pub(crate) held: Held,
+}
+
+/// What is made of the other slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum What {
+    /// Its release boots next.
+    Release {
+        /// The signed statement of the release in it.
+        statement: Vec<u8>,
+        /// Also a release with a lower install number than the running one's.
+        downgrade: bool,
+        /// Also one that failed its trial here.
+        retry: bool,
+    },
+    /// What it held before boots next.
+    Back,
+    /// It is not tried.
+    Nothing,
 }
 
 /// Does what the order says; a refusal is written where PID 1 reads it.
@@ -57,20 +73,27 @@ pub(crate) fn arm() -> Result<(), TaskError> {
     result
 }
 
-fn carry_out(order: File) -> Result<(), TaskError> {
+/// The order, from its first byte: the descriptor stands where PID 1 has written last.
+fn read_order(mut memory: File) -> Result<Order, TaskError> {
     let mut text = Vec::new();
-    order.take(ORDER_BYTES).read_to_end(&mut text).map_err(on("read", "the order"))?;
-    let order: Order =
-        serde_json::from_slice(&text).map_err(|error| TaskError::Invalid(format!("the order: {error}")))?;
+    memory.rewind().map_err(on("rewind", "the order"))?;
+    memory.take(ORDER_BYTES).read_to_end(&mut text).map_err(on("read", "the order"))?;
+    serde_json::from_slice(&text).map_err(|error| TaskError::Invalid(format!("the order: {error}")))
+}
+
+fn carry_out(memory: File) -> Result<(), TaskError> {
+    let order = read_order(memory)?;
     let disk = BootDevice::read()?;
     let target = disk.slot.other();
     let present = entries::read(&disk.boot(false)?).map_err(invalid)?;
-    if disk.facts.on_trial || entries::standing(&present, disk.slot) != Standing::Blessed {
+    // What the loader has now and not what it had when it booted: this very boot may have been the trial.
+    if entries::standing(&present, disk.slot) != Standing::Blessed {
         return Err(invalid(commit::CommitError::Unproven(disk.slot)));
     }
-    let wanted = match &order.statement {
-        Some(bytes) => Wanted::of(&check_statement(bytes, &order)?),
-        None => Wanted::in_slot(&disk, target)?,
+    let wanted = match &order.what {
+        What::Release { statement, downgrade, retry } => Wanted::of(&check_statement(statement, *downgrade, *retry)?),
+        What::Back => Wanted::in_slot(&disk, target)?,
+        What::Nothing => return disarm(&disk, target, &present),
     };
     check_slot(&disk, target, &wanted)?;
     place(&disk, target, &wanted)?;
@@ -84,12 +107,29 @@ fn carry_out(order: File) -> Result<(), TaskError> {
     Ok(())
 }
 
+/// Takes back what was armed, if anything was: its entry has no tries left, and nobody judges it.
+fn disarm(disk: &BootDevice, target: Slot, present: &[LoaderEntry]) -> Result<(), TaskError> {
+    match entries::standing(present, target) {
+        Standing::Counted { left } if left > 0 => {}
+        Standing::Counted { .. } | Standing::Blessed | Standing::Absent => return Ok(()),
+    }
+    // The record first: cut in between, what is tried then has no record that could call it failed.
+    let files = TrialFiles::of_node();
+    let mut trials = files.read().unwrap_or_default();
+    trials.revert();
+    files.write(&trials)?;
+    commit::run_out(&mut disk.boot(true)?, target).map_err(invalid)?;
+    files.drop_configurations(None)?;
+    console::say(&format!("what was armed in slot {} is taken back", target.letter()));
+    Ok(())
+}
+
 fn invalid(error: impl std::fmt::Display) -> TaskError {
     TaskError::Invalid(error.to_string())
 }
 
 /// The statement, if a key of the running root signed it and the running release may be followed by it.
-fn check_statement(bytes: &[u8], order: &Order) -> Result<Statement, TaskError> {
+fn check_statement(bytes: &[u8], downgrade: bool, retry: bool) -> Result<Statement, TaskError> {
     let read = |path: &str, most: usize| -> Result<Vec<u8>, TaskError> {
         let mut bytes = Vec::new();
         let most = u64::try_from(most).unwrap_or(u64::MAX);
@@ -106,14 +146,14 @@ fn check_statement(bytes: &[u8], order: &Order) -> Result<Statement, TaskError> 
             running.minimum_install
         )));
     }
-    if install < running.install && !order.downgrade {
+    if install < running.install && !downgrade {
         return Err(invalid(format!(
             "release {version} (install {install}) is older than the running one (install {}); an operator can allow it with --downgrade",
             running.install
         )));
     }
     let hash = hex(&statement.root_hash);
-    match TrialFiles::of_node().read().ok().and_then(|trials| trials.refusal(&hash)).filter(|_| !order.retry) {
+    match TrialFiles::of_node().read().ok().and_then(|trials| trials.refusal(&hash)).filter(|_| !retry) {
         Some(refusal) => Err(invalid(refusal)),
         None => Ok(statement),
     }
@@ -236,4 +276,19 @@ fn record(slot: Slot, wanted: &Wanted, held: Held, install: u64) -> Result<(), T
     files.write(&trials)?;
     files.drop_configurations(Some(generation))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_read_as_pid1_leaves_it() {
+        let what = What::Release { statement: vec![7; 512], downgrade: true, retry: false };
+        let order = Order { what, held: Held { services: vec!["log".to_owned()], workloads: Vec::new() } };
+        // As sealed memory: written, and handed over with its place at the end.
+        let mut memory = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut memory, &serde_json::to_vec(&order).unwrap()).unwrap();
+        assert_eq!(read_order(memory).unwrap(), order);
+    }
 }

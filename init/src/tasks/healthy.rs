@@ -1,17 +1,22 @@
 //! This boot did its job: said in the attempt record, so that earlier bad ends no longer count. Then the running slot's kernel image on
 //! the boot partition is compared with the raw copy of it, and mended if they differ: rot there is found while the slot still boots.
 
+use byre_boots::trial::Trials;
 use byre_loader::fat::{Fat, FatError};
 use byre_loader::{Device, Span, entries};
 use byre_slots::attempts::{Attempts, Phase};
 
 use super::boot_device::BootDevice;
+use super::trial_files::TrialFiles;
 use super::{TaskError, on, uki};
 use crate::console;
 use crate::supervisor::UNHEALTHY;
 
 /// There once the running slot is known to do its job; holds its letter. Until then nobody writes the other slot.
 pub(crate) const BLESSED: &str = "/run/byre/blessed";
+
+/// The trials of this machine and their outcomes, for the updater: written before [`BLESSED`].
+const TRIALS: &str = "/run/byre/trials.json";
 
 /// Records the running slot as healthy.
 pub(crate) fn record() -> Result<(), TaskError> {
@@ -25,6 +30,11 @@ pub(crate) fn record() -> Result<(), TaskError> {
     if let Err(error) = mend_kernel_image(&disk) {
         console::say(&format!("the kernel image of the running slot cannot be compared with its raw copy: {error}"));
     }
+    let trials = TrialFiles::of_node().read().unwrap_or_else(|error| {
+        eprintln!("{error}");
+        Trials::default()
+    });
+    std::fs::write(TRIALS, trials.encode()).map_err(on("write", TRIALS))?;
     // Last: from here on an update may be armed, which writes the boot partition too.
     std::fs::write(BLESSED, format!("{}\n", disk.slot.letter())).map_err(on("write", BLESSED))
 }

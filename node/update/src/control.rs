@@ -74,6 +74,10 @@ impl Init for Control {
         self.ask(Request::Rollback)
     }
 
+    fn disarm(&mut self) -> Result<(), String> {
+        self.ask(Request::Disarm)
+    }
+
     fn reboot(&mut self) -> Result<(), String> {
         self.ask(Request::Shutdown { action: ShutdownAction::Reboot })
     }

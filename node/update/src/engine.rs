@@ -39,6 +39,11 @@ pub trait Init: Send {
     /// # Errors
     /// PID 1's words.
     fn roll_back(&mut self) -> Result<(), String>;
+    /// Takes back what was armed and not tried, if anything was.
+    ///
+    /// # Errors
+    /// PID 1's words.
+    fn disarm(&mut self) -> Result<(), String>;
     /// Reboots.
     ///
     /// # Errors
@@ -53,6 +58,8 @@ pub struct Paths {
     pub state: PathBuf,
     /// There once the running slot is blessed.
     pub blessed: PathBuf,
+    /// The trials of this machine and their outcomes, as they stand once the running slot is blessed.
+    pub trials: PathBuf,
     /// There once time servers agreed on the time.
     pub time: PathBuf,
     /// What the configuration says of updates.
@@ -90,8 +97,8 @@ impl Default for Patience {
 /// What changes.
 pub(crate) struct Shared {
     pub(crate) journal: Journal,
-    state: UpdateState,
-    busy: bool,
+    pub(crate) state: UpdateState,
+    pub(crate) busy: bool,
     available: Option<ReleaseName>,
     last_error: String,
     waiting: String,
@@ -105,7 +112,7 @@ pub struct Engine {
     pub(crate) slot: Option<Slot>,
     pub(crate) client: Client,
     pub(crate) patience: Patience,
-    paths: Paths,
+    pub(crate) paths: Paths,
     init: Mutex<Box<dyn Init>>,
     shared: Mutex<Shared>,
     changed: Condvar,
@@ -202,7 +209,7 @@ impl Engine {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Shared) -> T) -> T {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Shared) -> T) -> T {
         let mut shared = self.shared();
         let result = change(&mut shared);
         shared.changes += 1;
@@ -220,11 +227,13 @@ impl Engine {
     }
 
     /// What the state is when nothing is under way.
-    fn resting_state(&self) -> UpdateState {
+    pub(crate) fn resting_state(&self) -> UpdateState {
         match &self.shared().journal.content().intent {
             None => UpdateState::Idle,
             Some(Intent { stage: Stage::Armed, release, .. }) => UpdateState::Armed { release: release.clone() },
-            Some(Intent { stage: Stage::Written, release, .. }) => UpdateState::Written { release: release.clone() },
+            Some(Intent { stage: Stage::Written | Stage::Arming, release, .. }) => {
+                UpdateState::Written { release: release.clone() }
+            }
             Some(Intent { stage: Stage::Writing { .. }, release, .. }) => {
                 UpdateState::Interrupted { release: release.clone() }
             }
@@ -339,49 +348,7 @@ impl Engine {
         result
     }
 
-    /// What became of an armed release: it runs and is blessed, or another one runs after a reboot.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn reconcile(&self) -> Result<(), JournalError> {
-        let running = self.running_name();
-        let blessed = self.is_blessed();
-        let minimum = self.running.facts.minimum_install;
-        if blessed && self.shared().journal.content().floor < minimum {
-            self.record(|content| content.floor = minimum)?;
-        }
-        let Some(intent) = self.shared().journal.content().intent.clone() else { return Ok(()) };
-        if intent.stage != Stage::Armed || intent.armed_in_boot == self.boot_id() {
-            return Ok(());
-        }
-        if running.install == intent.release.install {
-            if !blessed {
-                return Ok(());
-            }
-            self.record(|content| {
-                content.intent = None;
-                content.previous = Some(intent.from.clone());
-                content.failed.retain(|install| *install != running.install);
-                content.events.push(event(&intent.release, UpdateEventKind::Good, ""));
-            })?;
-        } else {
-            let text = format!("{running} runs instead; byrectl boots show -1 says why");
-            self.record(|content| {
-                content.intent = None;
-                content.failed.push(intent.release.install);
-                content.events.push(event(&intent.release, UpdateEventKind::FellBack, &text));
-            })?;
-        }
-        let resting = self.resting_state();
-        self.change(|shared| {
-            if !shared.busy {
-                shared.state = resting;
-            }
-        });
-        Ok(())
-    }
-
-    fn boot_id(&self) -> String {
+    pub(crate) fn boot_id(&self) -> String {
         std::fs::read_to_string(&self.paths.boot_id).map(|text| text.trim().to_owned()).unwrap_or_default()
     }
 
@@ -429,6 +396,8 @@ impl Engine {
         if !self.is_blessed() {
             return Err(UpdateError::NotBlessed);
         }
+        // The running release may be the one that was armed, and have become good since anybody looked.
+        self.reconcile()?;
         match &self.shared().journal.content().intent {
             Some(Intent { stage: Stage::Armed, release, .. }) => Err(UpdateError::Armed(release.clone())),
             Some(_) | None => Ok(slot),
@@ -461,6 +430,10 @@ impl Engine {
             return Err(UpdateError::Failed(offered));
         }
         slot.check_room(&statement)?;
+        if content.intent.as_ref().is_some_and(|intent| intent.stage == Stage::Arming) {
+            // Whether PID 1 came to its end with it is not known: what may boot next is not written over.
+            self.init().disarm().map_err(UpdateError::Init)?;
+        }
         let bytes = unverified.bytes().to_vec();
         let uki_kept = match &content.intent {
             Some(Intent { statement, stage: Stage::Writing { uki_kept }, .. }) if *statement == bytes => *uki_kept,
@@ -488,7 +461,10 @@ impl Engine {
             allow: admitted.allow,
             reboot: admitted.reboot,
             from: self.running_name(),
-            armed_in_boot: if stage == Stage::Armed { self.boot_id() } else { String::new() },
+            armed_in_boot: match stage {
+                Stage::Armed | Stage::Arming => self.boot_id(),
+                Stage::Writing { .. } | Stage::Written => String::new(),
+            },
         }
     }
 
@@ -510,8 +486,13 @@ impl Engine {
         }
         self.keep_stage(admitted, Stage::Written)?;
         self.show(UpdateState::Written { release: release.clone() });
-        let mut init = self.init.lock().unwrap_or_else(PoisonError::into_inner);
-        init.arm(&admitted.bytes, admitted.allow).map_err(UpdateError::Init)?;
+        // From here on it may boot, whatever becomes of this process or of the power.
+        self.keep_stage(admitted, Stage::Arming)?;
+        let mut init = self.init();
+        if let Err(refusal) = init.arm(&admitted.bytes, admitted.allow) {
+            self.keep_stage(admitted, Stage::Written)?;
+            return Err(UpdateError::Init(refusal));
+        }
         self.record(|content| {
             content.intent = Some(self.intent(admitted, Stage::Armed));
             content.events.push(event(&release, UpdateEventKind::Armed, ""));
@@ -529,17 +510,18 @@ impl Engine {
     /// # Errors
     /// [`UpdateError`].
     pub fn roll_back(&self, reboot: bool) -> Result<String, UpdateError> {
+        self.reconcile()?;
         let content = self.shared().journal.content().clone();
         let other = match content.intent {
-            // The armed release is not wanted any more: PID 1 knows what it is to go back to.
-            Some(Intent { stage: Stage::Armed, from, .. }) => from,
+            Some(Intent { stage: Stage::Armed | Stage::Arming, release, .. }) => return self.take_back(&release),
             Some(_) => return Err(UpdateError::NothingToRollBack),
             None => content.previous.ok_or(UpdateError::NothingToRollBack)?,
         };
-        let mut init = self.init.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut init = self.init();
         init.roll_back().map_err(UpdateError::Init)?;
         self.record(|content| {
-            content.intent = None;
+            // The way forward again, once the other one runs.
+            content.previous = Some(self.running_name());
             content.events.push(event(&other, UpdateEventKind::RolledBack, ""));
         })?;
         if reboot {
@@ -547,9 +529,25 @@ impl Engine {
         }
         Ok(format!("{other} boots next"))
     }
+
+    /// What was armed is not wanted any more. It stays in its slot, where nothing boots it.
+    fn take_back(&self, release: &ReleaseName) -> Result<String, UpdateError> {
+        self.init().disarm().map_err(UpdateError::Init)?;
+        let running = self.running_name();
+        self.record(|content| {
+            content.intent = None;
+            let text = format!("{release} was armed, and is not tried");
+            content.events.push(event(&running, UpdateEventKind::RolledBack, &text));
+        })?;
+        Ok(format!("{release} is not tried; {running} boots next"))
+    }
+
+    fn init(&self) -> MutexGuard<'_, Box<dyn Init>> {
+        self.init.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn event(release: &ReleaseName, what: UpdateEventKind, text: &str) -> UpdateEvent {
+pub(crate) fn event(release: &ReleaseName, what: UpdateEventKind, text: &str) -> UpdateEvent {
     UpdateEvent { wall_ms: wall_ms(), release: release.clone(), what, text: text.to_owned() }
 }
 

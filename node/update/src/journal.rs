@@ -42,6 +42,8 @@ pub enum Stage {
     },
     /// It is in the slot, read back and checked.
     Written,
+    /// PID 1 was asked to make it boot next, and its answer is not known: after a cut both may be so.
+    Arming,
     /// PID 1 said that it boots next.
     Armed,
 }

@@ -12,6 +12,7 @@ mod fetch;
 pub mod http;
 pub mod journal;
 pub mod metadata;
+mod outcome;
 pub mod service;
 mod settings;
 pub mod slot;

@@ -100,6 +100,7 @@ fn paths() -> Paths {
     Paths {
         state: path("/state/update"),
         blessed: path("/run/byre/blessed"),
+        trials: path("/run/byre/trials.json"),
         time: path("/run/byre/time/trusted"),
         settings: path("/run/byre/config/update.json"),
         boot_id: path("/proc/sys/kernel/random/boot_id"),

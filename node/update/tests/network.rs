@@ -5,6 +5,7 @@ mod world;
 use std::fs::File;
 use std::time::Duration;
 
+use byre_boots::trial::Outcome;
 use byre_protocol::control::Allow;
 use byre_protocol::update::{UpdateEventKind, UpdateState};
 use byre_update::engine::Engine;
@@ -377,9 +378,12 @@ fn rules(suite: &mut Suite) {
         let world = World::new();
         let release = world.publish_new(2);
         apply(&world.updater()).unwrap();
-        std::fs::write(world.path("boot_id"), "second boot\n").unwrap();
+        world.next_boot();
+        world.judged(&release, Outcome::Failed { why: "web is failing".to_owned(), confirmed: true });
         let updater = world.updater();
-        assert_eq!(updater.history()[0].what, UpdateEventKind::FellBack);
+        let history = updater.history();
+        assert_eq!(history[0].what, UpdateEventKind::FellBack);
+        assert!(history[0].text.contains("web is failing"), "{history:?}");
         assert!(matches!(apply(&updater), Err(UpdateError::Failed(_))));
         apply_with(&updater, Allow { downgrade: false, retry: true }).unwrap();
         assert!(world.slot_holds(&release));
@@ -388,14 +392,19 @@ fn rules(suite: &mut Suite) {
         let world = World::new();
         world.publish_new(2);
         apply(&world.updater()).unwrap();
-        std::fs::write(world.path("boot_id"), "second boot\n").unwrap();
+        world.next_boot();
         let updater = world.updater_of(2, 0);
         assert_eq!(updater.history()[0].what, UpdateEventKind::Good);
         assert!(matches!(updater.status().state, UpdateState::Idle));
         updater.roll_back(true).unwrap();
-        let asked = world.pid1.asked.lock().unwrap();
-        assert_eq!(asked[asked.len() - 2..], [Asked::RollBack, Asked::Reboot]);
+        assert_eq!(world.asked_last(2), [Asked::RollBack, Asked::Reboot]);
+        // And forward again.
+        world.next_boot();
+        let said = world.updater().roll_back(false).unwrap();
+        assert!(said.contains("1.2"), "{said}");
+        assert_eq!(world.asked_last(1), [Asked::RollBack]);
     });
+    trials(suite);
     suite.case("an_armed_release_is_not_written_over", || {
         let world = World::new();
         let release = world.publish_new(2);
@@ -415,6 +424,81 @@ fn rules(suite: &mut Suite) {
         assert!(matches!(updater.status().state, UpdateState::Written { .. }));
         *world.pid1.refusal.lock().unwrap() = None;
         goes_on(&world, &updater, &release);
+    });
+}
+
+/// What an armed release may come to.
+fn trials(suite: &mut Suite) {
+    suite.case("an_attempt_that_says_nothing_of_the_release_is_repeated", || {
+        let world = World::new();
+        let release = world.publish_new(2);
+        apply(&world.updater()).unwrap();
+        world.next_boot();
+        world.judged(&release, Outcome::Inconclusive { why: "the power went during its trial".to_owned() });
+        let updater = world.updater();
+        assert_eq!(updater.history()[0].what, UpdateEventKind::FellBack);
+        apply(&updater).unwrap();
+        assert_eq!(world.armed().len(), 2);
+    });
+    suite.case("nothing_is_said_before_the_trial_is_judged", || {
+        let world = World::new();
+        world.publish_new(2);
+        apply(&world.updater()).unwrap();
+        world.next_boot();
+        std::fs::remove_file(world.path("blessed")).unwrap();
+        let updater = world.updater();
+        assert_eq!(updater.history()[0].what, UpdateEventKind::Armed);
+        assert!(matches!(updater.status().state, UpdateState::Armed { .. }));
+    });
+    suite.case("a_release_that_became_good_in_this_boot_can_be_followed", || {
+        let world = World::new();
+        world.publish_new(2);
+        apply(&world.updater()).unwrap();
+        world.next_boot();
+        std::fs::remove_file(world.path("blessed")).unwrap();
+        let updater = world.updater_of(2, 0);
+        let release = world.publish_new(3);
+        assert!(matches!(apply(&updater), Err(UpdateError::NotBlessed)));
+        std::fs::write(world.path("blessed"), "").unwrap();
+        apply(&updater).unwrap();
+        assert!(world.slot_holds(&release));
+    });
+    suite.case("what_was_armed_and_not_tried_is_taken_back", || {
+        let world = World::new();
+        world.publish_new(2);
+        let updater = world.updater();
+        apply(&updater).unwrap();
+        let said = updater.roll_back(false).unwrap();
+        assert!(said.contains("1.1") && said.ends_with("boots next"), "{said}");
+        assert_eq!(world.asked_last(1), [Asked::Disarm]);
+        let release = world.publish_new(3);
+        apply(&updater).unwrap();
+        assert!(world.slot_holds(&release));
+    });
+    suite.case("a_cut_while_pid_1_arms_is_made_good_whatever_came_of_it", || {
+        let world = World::new();
+        let release = world.publish_new(2);
+        apply(&world.updater()).unwrap();
+        world.cut_while_arming();
+        // In the same boot: taken back before anything is written.
+        let updater = world.updater();
+        assert!(matches!(updater.status().state, UpdateState::Written { .. }));
+        apply(&updater).unwrap();
+        assert_eq!(world.asked_last(2), [Asked::Disarm, Asked::Arm(release.signed.to_vec(), Allow::default())]);
+        // After a reboot into it.
+        world.cut_while_arming();
+        world.next_boot();
+        let updater = world.updater_of(2, 0);
+        assert_eq!(updater.history()[0].what, UpdateEventKind::Good);
+        // After a reboot into the old one, which it never left.
+        let other = World::new();
+        other.publish_new(2);
+        apply(&other.updater()).unwrap();
+        other.cut_while_arming();
+        other.next_boot();
+        let updater = other.updater();
+        apply(&updater).unwrap();
+        assert!(updater.history().iter().all(|event| event.what != UpdateEventKind::FellBack));
     });
 }
 

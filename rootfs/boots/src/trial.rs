@@ -135,12 +135,23 @@ impl Trials {
     /// Adds one that is armed; gives its generation.
     pub fn arm(&mut self, trial: Trial) -> u64 {
         let generation = self.trials.iter().map(|trial| trial.generation).max().unwrap_or(0).saturating_add(1);
-        if let Some(last) = self.trials.last_mut().filter(|last| last.outcome == Outcome::Armed) {
-            last.outcome = Outcome::Reverted;
-        }
+        self.revert();
         self.trials.push(Trial { generation, outcome: Outcome::Armed, ..trial });
         self.bound();
         generation
+    }
+
+    /// What is armed is not tried.
+    pub fn revert(&mut self) {
+        if let Some(last) = self.trials.last_mut().filter(|last| last.outcome == Outcome::Armed) {
+            last.outcome = Outcome::Reverted;
+        }
+    }
+
+    /// The newest trial of the release with this root hash.
+    #[must_use]
+    pub fn of_root(&self, root_hash: &str) -> Option<&Trial> {
+        self.trials.iter().rev().find(|trial| trial.root_hash == root_hash)
     }
 
     /// The last one.
@@ -152,7 +163,7 @@ impl Trials {
     /// Why this release may not be armed again without being told so: it failed here, and the old system then did not.
     #[must_use]
     pub fn refusal(&self, root_hash: &str) -> Option<String> {
-        let trial = self.trials.iter().rev().find(|trial| trial.root_hash == root_hash)?;
+        let trial = self.of_root(root_hash)?;
         match &trial.outcome {
             Outcome::Failed { why, .. } => Some(format!(
                 "release {} failed its trial on this machine: {why}; it can be tried again with --retry",

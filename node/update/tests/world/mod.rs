@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use byre_boots::trial::{Held, Outcome, Trial, Trials};
 use byre_protocol::control::Allow;
 use byre_release::{Facts, ReleaseKeys, Statement};
 use byre_repository::{Artefact, KeyFolder, Lifetimes, NewRelease, Repository, Role};
 use byre_update::engine::{Engine, Init, Paths, Patience, Running};
 use byre_update::error::UpdateError;
 use byre_update::http::{Client, Waits};
+use byre_update::journal::{Journal, Stage};
 use byre_update::slot::Slot;
 use sha2::{Digest as _, Sha256};
 
@@ -32,6 +34,7 @@ const ROOM_BYTES: u64 = 64 << 20;
 pub(crate) enum Asked {
     Arm(Vec<u8>, Allow),
     RollBack,
+    Disarm,
     Reboot,
 }
 
@@ -58,6 +61,9 @@ impl Init for Pid1 {
     }
     fn roll_back(&mut self) -> Result<(), String> {
         self.answer(Asked::RollBack)
+    }
+    fn disarm(&mut self) -> Result<(), String> {
+        self.answer(Asked::Disarm)
     }
     fn reboot(&mut self) -> Result<(), String> {
         self.answer(Asked::Reboot)
@@ -239,6 +245,7 @@ impl World {
         let paths = Paths {
             state: self.path("state"),
             blessed: self.path("blessed"),
+            trials: self.path("trials"),
             time: self.path("time"),
             settings: self.path("update.json"),
             boot_id: self.path("boot_id"),
@@ -266,6 +273,40 @@ impl World {
             let bytes = std::fs::read(self.slot_file(part)).unwrap();
             bytes.iter().all(|byte| *byte == 0)
         })
+    }
+
+    /// The machine is off and on again.
+    pub(crate) fn next_boot(&self) {
+        let before = std::fs::read_to_string(self.path("boot_id")).unwrap();
+        std::fs::write(self.path("boot_id"), format!("after {before}")).unwrap();
+    }
+
+    /// What the judge says of this release's trial.
+    pub(crate) fn judged(&self, release: &Release, outcome: Outcome) {
+        let mut trials = Trials::default();
+        trials.trials.push(Trial {
+            slot: 'b',
+            version: release.statement.version.to_string(),
+            root_hash: hex::encode(release.statement.root_hash),
+            install: release.statement.install,
+            armed_wall_s: 0,
+            held: Held::default(),
+            generation: 1,
+            outcome,
+        });
+        std::fs::write(self.path("trials"), trials.encode()).unwrap();
+    }
+
+    /// As if the power, or this process, had gone after PID 1 was asked and before its answer was written down.
+    pub(crate) fn cut_while_arming(&self) {
+        let (mut journal, _) = Journal::open(&self.path("state")).unwrap();
+        journal.change(|content| content.intent.as_mut().unwrap().stage = Stage::Arming).unwrap();
+    }
+
+    /// What PID 1 was asked last.
+    pub(crate) fn asked_last(&self, count: usize) -> Vec<Asked> {
+        let asked = self.pid1.asked.lock().unwrap();
+        asked[asked.len() - count..].to_vec()
     }
 
     pub(crate) fn armed(&self) -> Vec<Vec<u8>> {
