@@ -40,6 +40,8 @@ pub struct Lab {
     pub busybox: PathBuf,
     /// Archive of the image `nginx`.
     pub nginx: PathBuf,
+    /// Offline bundle of a release that may follow the image's.
+    pub next: Option<PathBuf>,
     /// The repository.
     pub repository: PathBuf,
 }

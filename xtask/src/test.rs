@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 
 use crate::packages::{self, Needed};
-use crate::{container_image, fuzz, image, reproducible, tools};
+use crate::{container_image, fuzz, image, keys, release, reproducible, tools};
 
 /// What a machine needs beside what the image build needs.
 pub(crate) const FOR_MACHINES: &[Needed] = &[
@@ -20,6 +20,8 @@ pub(crate) const FOR_MACHINES: &[Needed] = &[
     Needed { program: "qemu-img", package: "qemu-utils" },
     Needed { program: "/usr/share/OVMF/OVMF_CODE_4M.fd", package: "ovmf" },
 ];
+/// Version of the release that scenarios update to.
+const NEXT_VERSION: &str = "0.1.1";
 /// What the scenarios need beside that: tools that look into a switched-off machine's disk.
 const FOR_SCENARIOS: &[Needed] = &[Needed { program: "mcopy", package: "mtools" }];
 
@@ -298,8 +300,24 @@ fn guest(run: &Run) -> Result<Tally> {
     let programs = run.cargo_target.join("x86_64-unknown-linux-gnu/debug");
     let mut command = Command::new(programs.join("byre-scenarios"));
     command.arg("--target").arg(&run.target).arg("--image").arg(image);
-    command.arg("--byrectl").arg(programs.join("byrectl")).args(&run.scenario);
+    command.arg("--byrectl").arg(programs.join("byrectl")).arg("--next").arg(next_release(run)?).args(&run.scenario);
     libtest(&mut command)
+}
+
+/// A release that may follow the image, of the same programs, in a repository of its own. Gives its offline bundle.
+fn next_release(run: &Run) -> Result<PathBuf> {
+    let folder = run.target.join("next");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    let mut args = image_args();
+    args.version = Some(NEXT_VERSION.to_owned());
+    args.install = 2;
+    let keys = [keys::development(&args, &run.root)?];
+    let (place, out) = (folder.join("repository"), folder.join("image"));
+    let repository = release::open(&place, &keys)?;
+    let manifest = image::build(&args, &run.root, &out, &mut |line| println!("next release: {line}"))?;
+    release::publish(&repository, &place, &keys, &out, &manifest, "stable")
 }
 
 /// Runs a program that prints as libtest does, shows its output as it comes, and adds up its results.

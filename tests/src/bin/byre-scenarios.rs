@@ -22,14 +22,16 @@ struct Arguments {
 fn arguments() -> Result<Arguments> {
     let mut words = std::env::args().skip(1);
     let (mut target, mut byrectl, mut image, mut filters, mut list) = (None, None, None, Vec::new(), false);
+    let mut next = None;
     while let Some(word) = words.next() {
         let mut path = || words.next().map(PathBuf::from).with_context(|| format!("{word} needs a path"));
         match word.as_str() {
             "--target" => target = Some(path()?),
             "--byrectl" => byrectl = Some(path()?),
             "--image" => image = Some(path()?),
+            "--next" => next = Some(path()?),
             "--list" => list = true,
-            flag if flag.starts_with('-') => bail!("unknown flag {flag}: --target, --byrectl, --image, --list"),
+            flag if flag.starts_with('-') => bail!("unknown flag {flag}: --target, --byrectl, --image, --next, --list"),
             filter => filters.push(filter.to_owned()),
         }
     }
@@ -39,6 +41,7 @@ fn arguments() -> Result<Arguments> {
         byrectl: byrectl.unwrap_or_else(|| target.join("x86_64-unknown-linux-gnu/debug/byrectl")),
         busybox: target.join("images/busybox.tar"),
         nginx: target.join("images/nginx.tar"),
+        next,
         repository: Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
     };
     Ok(Arguments { lab, target, filters, list })

@@ -22,6 +22,7 @@ mod sockets;
 mod supervision;
 mod survive;
 mod trial;
+mod updates;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Scenario> {
         reboot::ALL,
         faults::ALL,
         trial::ALL,
+        updates::ALL,
         machine::ALL,
         network::ALL,
     ];

@@ -213,6 +213,7 @@ fn measure(args: &Args, repository: &Path, built: &Path) -> Result<(Side, Side)>
         byrectl: tools::byrectl(repository)?,
         busybox: target.join("images/busybox.tar"),
         nginx: target.join("images/nginx.tar"),
+        next: None,
         repository: repository.to_owned(),
     };
     let folder = target.join("bench/node");

@@ -105,6 +105,7 @@ fn measure(repository: &Path, built: &Path, helpers: &Helpers, containers: usize
         byrectl: tools::byrectl(repository)?,
         busybox: target.join("images/busybox.tar"),
         nginx: target.join("images/nginx.tar"),
+        next: None,
         repository: repository.to_owned(),
     };
     let folder = target.join("bench/scale");

@@ -96,7 +96,7 @@ fn lab(args: &Args) -> Result<Lab> {
     let programs = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| target.clone(), PathBuf::from);
     let byrectl = programs.join(image::TARGET).join("debug/byrectl");
     let (busybox, nginx) = (target.join("images/busybox.tar"), target.join("images/nginx.tar"));
-    Ok(Lab { image: target.join("image"), byrectl, busybox, nginx, repository })
+    Ok(Lab { image: target.join("image"), byrectl, busybox, nginx, next: None, repository })
 }
 
 /// Does the faults one after the other, each to a copy of one machine.
