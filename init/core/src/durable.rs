@@ -117,7 +117,17 @@ impl Core {
         let only_created = self.workloads.get(&id).is_some_and(|workload| {
             workload.run == 0 && matches!(workload.actual, Actual::Down { why: Why::Created }) && !workload.durable
         });
-        if only_created {
+        if !only_created {
+            return;
+        }
+        // A later record of it may still be written: then it is taken away behind that one, and not before.
+        let is_under_way = |change: &Change| matches!(change, Change::Put(record) if record.id == id);
+        if self.records.unacknowledged.values().any(is_under_way) {
+            if let Some(workload) = self.workloads.get_mut(&id) {
+                workload.wanted = Wanted::Gone;
+            }
+            self.begin_removal(id);
+        } else {
             self.forget(id);
         }
     }

@@ -53,6 +53,24 @@ fn a_removal_that_is_not_on_disk_has_not_happened() {
 }
 
 #[test]
+fn a_refused_creation_is_taken_away_behind_a_record_of_it_that_may_still_be_written() {
+    let (mut node, _) = Node::with(Vec::new());
+    let definition = Box::new(definition("one", Kind::Container));
+    let first = records(&node.ask(API, Request::Create { definition, start: false }))[0].0;
+    let target = Target::Name(name("one"));
+    let second = records(&node.ask(API, Request::Reset { target }));
+    assert_eq!(second.len(), 1, "{second:?}");
+    let failed = node.ask(STATE, Request::RecordFailed { record: first, text: "disk full".into() });
+    assert!(matches!(&answers(&failed)[..], [Reply::Refused(refused)] if refused.code == RefusedCode::NotDurable));
+    let removed = records(&failed);
+    assert_eq!(removed.last().map(|(_, change)| change), Some(&Change::Remove(NEW)), "{removed:?}");
+    node.ask(STATE, Request::Recorded { record: second[0].0 });
+    node.ask(STATE, Request::Recorded { record: removed[0].0 });
+    node.tell(Event::FilesRemoved { id: NEW, removed: true });
+    assert!(node.core.workload(NEW).is_none());
+}
+
+#[test]
 fn what_is_being_removed_is_not_put_on_disk_again() {
     let (mut node, _) = Node::with(Vec::new());
     let definition = Box::new(definition("one", Kind::Container));

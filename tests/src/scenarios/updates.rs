@@ -66,7 +66,7 @@ fn there_and_back(lab: &Lab, folder: &Path) -> Result<()> {
     ];
     node.ctl().ok(&keep)?;
     let before = blessed(&mut node, "a")?;
-    node.ctl().run(&["update", "rollback"])?.refused(&["no release to go back to"])?;
+    node.ctl().run(&["update", "rollback"])?.refused(&["nothing to go back to"])?;
 
     // Armed and not wanted after all: it stays where nothing boots it, and is not fetched again.
     node.ctl().ok(&["update", "apply", "--bundle", bundle(lab)?, "--offline"])?;
