@@ -85,7 +85,7 @@ pub(crate) fn exec(store: &Store, options: &Options, log: &Log) -> Result<i32, E
         Status::Paused if options.ignore_paused => {}
         status @ (Status::Creating | Status::Paused | Status::Stopped) => {
             let remedy = "run it in a container that is created or running";
-            return Err(wrong(format!("cannot exec in a container that is {}", status.name()), remedy));
+            return Err(wrong(format!("cannot exec in a {} container", status.name()), remedy));
         }
     }
     let target = record.process().ok_or_else(|| wrong("container not running", "start it first"))?;

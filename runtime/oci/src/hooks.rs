@@ -26,7 +26,7 @@ pub(crate) fn run_in(
     environment: Option<&[String]>,
 ) -> Result<(), Error> {
     hooks.iter().enumerate().try_for_each(|(index, hook)| {
-        let failed = |reason| Error::Hook { kind, number: index + 1, path: hook.path.clone(), reason };
+        let failed = |reason| Error::Hook { kind, number: index, path: hook.path.clone(), reason };
         one(hook, state, environment).map_err(failed)
     })
 }

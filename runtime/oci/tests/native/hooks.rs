@@ -74,7 +74,7 @@ fn a_failed_hook_ends_the_container_and_the_last_hooks_still_run() {
             }
             _ => created.failed(),
         };
-        assert!(said.contains(&format!("{kind} hook #1: /bin/sh")) && said.contains("sorry"), "{kind}: {said}");
+        assert!(said.contains(&format!("{kind} hook #0: /bin/sh")) && said.contains("sorry"), "{kind}: {said}");
         assert!(bench.is_gone(), "{kind}");
         let log = std::fs::read_to_string(bench.path("hooks")).unwrap_or_default();
         assert!(log.starts_with("poststop stopped"), "{kind}: {log:?}");
