@@ -62,6 +62,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("byre-net", &["byre-config", "byre-protocol", "byre-sandbox"]),
     ("byre-state", &["byre-plan", "byre-protocol", "byre-sandbox"]),
     ("byre-stats", &["byre-protocol", "byre-sandbox"]),
+    ("byre-time", &["byre-config", "byre-sandbox"]),
     (
         "byre-update",
         &["byre-boots", "byre-config", "byre-protocol", "byre-release", "byre-sandbox", "byre-tuf", "byre-verity"],
@@ -83,6 +84,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-sandbox",
             "byre-state",
             "byre-stats",
+            "byre-time",
             "byre-update",
         ],
     ),
@@ -109,6 +111,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "byre-slots",
             "byre-spec",
             "byre-state",
+            "byre-time",
             "byre-tuf",
             "byre-update",
             "byre-verity",

@@ -85,19 +85,41 @@ fn carry_entropy() -> Result<(), TaskError> {
     replace(Path::new(SEED), &random::<SEED_BYTES>()?, 0o400)
 }
 
-/// A hardware clock that stands before the system's own build is wrong.
+/// Where `byred time` keeps what time servers agreed on last, in seconds since 1970.
+const AGREED: &str = "/state/time/floor";
+/// Bytes of it.
+const AGREED_BYTES: u64 = 32;
+/// How long after its build a system may still be run: what is later than that is a mistake of servers, and would never be undone.
+const LIFE_S: i64 = 20 * 366 * 86_400;
+
+/// A hardware clock that stands before the system's own build, or before what time servers agreed on last, is wrong.
 fn raise_clock() {
     let built = std::fs::read_to_string("/etc/os-release").ok().and_then(|release| {
         let value = release.lines().find_map(|line| line.strip_prefix("BYRE_BUILD_EPOCH="))?;
         value.trim_matches('"').parse::<i64>().ok()
     });
     let now = rustix::time::clock_gettime(ClockId::Realtime).tv_sec;
-    if let Some(built) = built.filter(|built| *built > now) {
-        match rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec: built, tv_nsec: 0 }) {
-            Ok(()) => println!("the clock stood at {now} s since 1970 and is set to the build's time {built}"),
+    let latest = built.map(|built| floor(built, agreed()));
+    if let Some(latest) = latest.filter(|latest| *latest > now) {
+        match rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec: latest, tv_nsec: 0 }) {
+            Ok(()) => {
+                println!("the clock stood at {now} s since 1970 and is set to {latest}, which is past for certain")
+            }
             Err(errno) => eprintln!("the clock is not set: {errno}"),
         }
     }
+}
+
+/// The later of the two, unless what servers said cannot be.
+fn floor(built: i64, agreed: Option<i64>) -> i64 {
+    agreed.filter(|agreed| *agreed <= built.saturating_add(LIFE_S)).map_or(built, |agreed| agreed.max(built))
+}
+
+fn agreed() -> Option<i64> {
+    let mut text = String::new();
+    let file = std::fs::File::open(AGREED).ok()?;
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, AGREED_BYTES), &mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// Replaces a file so that a cut at any instant leaves the old one or the new one.
@@ -116,4 +138,17 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), TaskError> {
         }
     };
     write().map_err(on("replace", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_begins_at_what_is_past_for_certain() {
+        assert_eq!(floor(1000, None), 1000);
+        assert_eq!(floor(1000, Some(2000)), 2000);
+        assert_eq!(floor(1000, Some(500)), 1000);
+        assert_eq!(floor(1000, Some(i64::MAX)), 1000);
+    }
 }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 type Run = fn(&[OsString]) -> Result<ExitCode, Box<dyn Error>>;
 
 /// The services and helpers, by name.
-const TABLE: [(&str, Run); 14] = [
+const TABLE: [(&str, Run); 15] = [
     ("api", |_| ended(api::run())),
     ("config", |_| ended(byre_config::run())),
     ("image", |_| ended(image::run())),
@@ -31,6 +31,7 @@ const TABLE: [(&str, Run); 14] = [
     ("pull", |_| ended(pull::run())),
     ("state", |_| ended(byre_state::run())),
     ("stats", |_| ended(byre_stats::run())),
+    ("time", |_| ended(byre_time::run())),
     ("update", |_| ended(byre_update::run())),
     ("cp-in", |arguments| ended(copy::into(arguments))),
     ("cp-out", |arguments| ended(copy::out_of(arguments))),

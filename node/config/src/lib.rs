@@ -18,6 +18,7 @@ mod schema;
 mod service;
 mod source;
 mod store;
+mod time;
 mod update;
 mod value;
 
@@ -27,6 +28,7 @@ pub use registries::{Registries, RegistryHost, Secret};
 pub use schema::{Api, Configuration, DOCUMENT_BYTES, Identity, Link, Network, Refused, VERSION, json_schema, parse};
 pub use source::{Instance, Paths};
 pub use store::StoreError;
+pub use time::{Time, TimeServer};
 pub use update::{Automatic, Channel, RepositoryUrl, Update, Window};
 pub use value::{
     CaPem, Domain, Driver, Hostname, InterfaceAddress, JoinToken, LinkName, Mac, ipv4_mask, is_unicast, is_unicast_ipv4,

@@ -83,6 +83,7 @@ pub(crate) fn outputs(instance: &Instance, configuration: &Configuration) -> Vec
     vec![
         open("machine.json", json(serde_json::to_vec(instance)), &[]),
         open("net.json", json(serde_json::to_vec(&configuration.network)), &["net"]),
+        open("time.json", json(serde_json::to_vec(&configuration.time)), &["time"]),
         open("update.json", json(serde_json::to_vec(&configuration.update)), &[]),
         Output { name: "api.json", reader: Reader::Api, bytes: json(serde_json::to_vec(&api)), readers: &["api"] },
         Output { name: "registries.json", reader: Reader::Pull, bytes: registries, readers: &["pull"] },

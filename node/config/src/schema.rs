@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::images::Images;
 use crate::registries::Registries;
+use crate::time::Time;
 use crate::update::Update;
 use crate::value::{CaPem, Domain, Driver, Hostname, InterfaceAddress, JoinToken, LinkName, Mac, is_unicast};
 
@@ -55,6 +56,9 @@ pub struct Configuration {
     /// Which images may be pulled, loaded and run.
     #[serde(default)]
     pub images: Images,
+    /// Whom the node asks what time it is.
+    #[serde(default)]
+    pub time: Time,
 }
 
 impl Default for Configuration {
@@ -67,6 +71,7 @@ impl Default for Configuration {
             registries: Registries::default(),
             update: Update::default(),
             images: Images::default(),
+            time: Time::default(),
         }
     }
 }

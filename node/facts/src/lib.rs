@@ -77,6 +77,7 @@ impl Collector {
             allocatable,
             uptime_ms,
             booted_wall_ms: self.booted_wall_ms,
+            clock: system::clock(root),
             hostname: read::attribute(root.proc.join("sys/kernel/hostname")).unwrap_or_default(),
             machine_id: read::attribute(root.run.join("machine-id")),
         }

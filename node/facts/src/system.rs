@@ -6,7 +6,7 @@ use std::os::linux::fs::MetadataExt;
 use serde::Deserialize;
 
 use crate::read::{Root, assigned, attribute, file, number};
-use crate::types::{Machine, OperatingSystem, Security};
+use crate::types::{Clock, Machine, OperatingSystem, Security};
 
 /// UEFI's global variables (UEFI 2.10, section 3.3).
 const SECURE_BOOT: &str = "firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
@@ -105,6 +105,11 @@ fn tpm(root: &Root) -> Option<u32> {
     let version = number(device.join("tpm_version_major")).and_then(|version| u32::try_from(version).ok());
     // Only version 1 devices of old kernels say no version.
     device.exists().then(|| version.unwrap_or(1))
+}
+
+/// What `byred time` says of the clock; nothing is known if it says nothing.
+pub(crate) fn clock(root: &Root) -> Clock {
+    serde_json::from_str(&file(root.run.join("time/state.json"))).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ record! {
         uptime_ms: u64,
         /// When the machine was booted, since 1970.
         booted_wall_ms: u64,
+        /// The clock.
+        clock: Clock,
         /// The host name.
         hostname: String,
         /// The machine identity of this installation.
@@ -302,6 +304,19 @@ record! {
         seccomp: bool,
         /// The kernel refuses unsigned modules.
         module_signatures_enforced: bool,
+    }
+}
+record! {
+    /// Whether the time is known. All but `known` is of the last agreement of time servers.
+    Clock {
+        /// More than half of the configured time servers have agreed since the machine was switched on.
+        known: bool,
+        /// Their clock less the machine's, before it was corrected.
+        offset_ns: Option<i64>,
+        /// How wrong that may be.
+        error_ns: Option<u64>,
+        /// When they agreed, since 1970.
+        agreed_wall_s: Option<u64>,
     }
 }
 record! {

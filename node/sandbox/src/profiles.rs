@@ -398,6 +398,29 @@ pub const UPDATE: Profile = Profile {
     ],
 };
 
+/// `byred time`: questions over UDP, and the clock.
+pub const TIME: Profile = Profile {
+    name: "time",
+    groups: &[
+        &RUNTIME,
+        &DESCRIPTORS,
+        &TALK,
+        &READ_FILES,
+        &WRITE_FILES,
+        &INTERNET_CLIENT,
+        &RESOLVER,
+        &SET_CLOCK,
+        &READ_LIMITS,
+        &NO_IOCTL,
+    ],
+};
+
+/// The clock.
+const SET_CLOCK: Group = Group {
+    reason: "the clock is set when it is far off, and turned when it is not; a socket of its own for each question",
+    rules: &[allow(libc::SYS_clock_settime), allow(libc::SYS_adjtimex), allow(libc::SYS_bind)],
+};
+
 /// What was written is read back from the disk.
 const FORGET_CACHE: Group = Group {
     reason: "reading back past the cache where a file knows no direct reads",
@@ -405,7 +428,8 @@ const FORGET_CACHE: Group = Group {
 };
 
 /// Every profile, for the tests that hold each of them.
-pub const ALL: &[&Profile] = &[&LOG, &STATE, &STATS, &PROBE, &IMAGE, &PULL, &API, &CONFIG, &NET, &PODNET, &UPDATE];
+pub const ALL: &[&Profile] =
+    &[&LOG, &STATE, &STATS, &PROBE, &IMAGE, &PULL, &API, &CONFIG, &NET, &PODNET, &TIME, &UPDATE];
 
 /// Calls that a profile may get from nowhere: they are looked for by a test.
 pub const NEVER: &[i64] = &[

@@ -16,7 +16,7 @@ const FILE_BYTES: usize = 4096;
 const NESTING: u32 = 8;
 const CHILDREN: usize = 256;
 /// Controllers whose limits the leaf repeats, so that a program which reads its own cgroup finds them.
-const LEAF_CONTROLLERS: [&str; 2] = ["cpu", "memory"];
+const LEAF_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// Controllers that a workload's limits may need.
 const CONTROLLERS: [&str; 8] = ["cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"];
 

@@ -1,7 +1,7 @@
 //! Limits of a workload's outer cgroup, written by the launch child: libcgroups for what it translates well, single writes for the rest.
 //!
 //! Ours are: io.weight (libcgroups overflows above 16), cpu.weight (it knows cgroup v1's shares only), swap as cgroup2 means it, memory.high and .low, memory.oom.group and `unified` in
-//! the order given. Where the limits are, the leaf gets memory.max and cpu.max too: programs that size themselves read their own cgroup's.
+//! the order given. Where the limits are, the leaf gets most of them too: programs that size themselves read their own cgroup's.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
@@ -61,14 +61,21 @@ pub(crate) fn apply(outer: BorrowedFd<'_>, leaf: BorrowedFd<'_>, resources: &Res
 
 /// What a program finds when it reads its own cgroup's limits. The outer cgroup holds them, so it does not matter if this fails.
 fn tell_leaf(leaf: BorrowedFd<'_>, resources: &Resources) {
-    if let Some(bytes) = resources.memory_max_bytes {
-        let _ = cgroup::write(leaf, "memory.max", &bytes.to_string());
+    let told = [
+        ("memory.max", resources.memory_max_bytes.map(|bytes| bytes.to_string())),
+        ("memory.swap.max", resources.swap_max_bytes.map(|bytes| bytes.to_string())),
+        ("memory.oom.group", resources.oom_group.then(|| "1".to_owned())),
+        ("cpu.max", resources.cpu_quota_us.map(|quota| format!("{quota} {CPU_PERIOD_US}"))),
+        ("cpu.weight", resources.cpu_weight.map(|weight| weight.to_string())),
+        ("pids.max", resources.pids_max.map(|most| most.to_string())),
+    ];
+    for (name, value) in told {
+        if let Some(value) = value {
+            let _ = cgroup::write(leaf, name, &value);
+        }
     }
-    if let Some(quota) = resources.cpu_quota_us {
-        let _ = cgroup::write(leaf, "cpu.max", &format!("{quota} {CPU_PERIOD_US}"));
-    }
-    if resources.oom_group {
-        let _ = cgroup::write(leaf, "memory.oom.group", "1");
+    for (name, value) in &resources.unified {
+        let _ = cgroup::write(leaf, name, value);
     }
 }
 

@@ -14,6 +14,7 @@ mod erofs;
 mod launch;
 mod layer;
 mod log;
+mod ntp;
 mod records;
 mod registry;
 mod release;
@@ -33,6 +34,7 @@ pub static TARGETS: &[&Target] = &[
     &log::TARGET,
     &config::TARGET,
     &dhcp::TARGET,
+    &ntp::TARGET,
     &texts::TARGET,
     &bundle::TARGET,
     &layer::TARGET,

@@ -21,6 +21,7 @@ mod rescue;
 mod sockets;
 mod supervision;
 mod survive;
+mod time;
 mod trial;
 mod updates;
 
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Scenario> {
         supervision::ALL,
         reboot::ALL,
         faults::ALL,
+        time::ALL,
         trial::ALL,
         updates::ALL,
         machine::ALL,
