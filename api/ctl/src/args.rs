@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::args_config::ConfigCommand;
 use crate::args_container::{CreateArgs, RunArgs};
 use crate::args_image::{HistoryArgs, PullArgs, TagArgs, UntagArgs};
+use crate::args_see::{BootsChartArgs, NodeArgs, SupportBundleArgs, TopArgs};
 use crate::args_update::UpdateCommand;
 use crate::detach::DetachKeys;
 use crate::parse;
@@ -102,6 +103,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Show figures of running containers, live
     Stats(StatsArgs),
+    /// Watch the machine and its workloads at work; a table once where there is no terminal
+    Top(TopArgs),
     /// Show what happens to workloads, from now on
     Events(EventsArgs),
     /// Bring an image from its registry, as `image pull`
@@ -110,7 +113,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Show the machine: a summary, or all facts with --output json
-    Node,
+    Node(NodeArgs),
+    /// Collect what a person needs to find a fault into a tar file, without secrets of the configuration
+    SupportBundle(SupportBundleArgs),
     /// The node's own services
     #[command(subcommand)]
     Services(ServicesCommand),
@@ -419,6 +424,8 @@ pub(crate) enum BootsCommand {
     Ls,
     /// Show one with the end of its kernel log
     Show(BootsShowArgs),
+    /// Draw how one came up, as SVG: when its services began and were ready
+    Chart(BootsChartArgs),
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod args_config;
 mod args_container;
 mod args_image;
 mod args_network;
+mod args_see;
 mod args_update;
 mod commands;
 mod connect;

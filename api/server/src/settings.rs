@@ -119,7 +119,8 @@ impl Config for ConfigService {
         &self,
         request: Request<proto::GetConfigRequest>,
     ) -> Result<Response<proto::GetConfigResponse>, Status> {
-        let secrets = Peer::of(request.extensions())?.role >= Some(Role::Admin);
+        let administrator = Peer::of(request.extensions())?.role >= Some(Role::Admin);
+        let secrets = administrator && !request.get_ref().without_secrets;
         let number = request.into_inner().generation;
         let call = ConfigCall::Get { generation: (number > 0).then_some(number), secrets };
         let ConfigAnswer::Document { generation: found, document } = self.ask(call).await? else {

@@ -63,7 +63,9 @@ impl Core {
         let (kind, name) = (workload.definition.kind, workload.definition.name.clone());
         if let Actual::Up { since, ready: Ready::NotYet | Ready::NoLonger, pid } = workload.actual {
             if kind == Kind::Service {
-                self.say(format!("service {name} is ready"));
+                // A boot's chart is drawn from these lines.
+                let took_ms = self.now.boot_ms.saturating_sub(since.boot_ms);
+                self.say(format!("service {name} is ready after {took_ms} ms"));
             }
             self.set_actual(id, Actual::Up { since, ready: Ready::Now, pid });
         }

@@ -36,7 +36,7 @@ pub(super) async fn config(
             output.text(&answer.schema_json)
         }
         ConfigCommand::Get(args) => {
-            let request = GetConfigRequest { generation: args.generation.unwrap_or_default() };
+            let request = GetConfigRequest { generation: args.generation.unwrap_or_default(), without_secrets: false };
             let answer = connect().await?.config().get_config(request).await?.into_inner();
             let found = answer.generation.unwrap_or_default();
             if output.json() {

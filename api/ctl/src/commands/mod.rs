@@ -1,18 +1,23 @@
 //! One module per family of commands; each function is one command. Here is only which is which.
 
 mod boots;
+mod chart;
 mod config;
 mod containers;
 mod context;
 mod copy;
 mod image;
+mod labels;
 mod live;
+mod metrics;
 mod names;
 mod node;
 mod output;
 mod pull;
 mod run;
 mod supervision;
+mod support;
+mod top;
 mod update;
 
 use serde_json::json;
@@ -50,11 +55,13 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Cp(args) => copy::copy(node, &args).await,
         Command::Trace(args) => supervision::trace(&node().await?, &output, &args).await,
         Command::Stats(args) => live::stats(&node().await?, &output, &args).await,
+        Command::Top(args) => top::top(&node().await?, &output, &args).await,
         Command::Events(args) => live::events(&node().await?, &output, &args).await,
         Command::Pull(args) => pull::pull(node, &output, &args).await,
         Command::Image(ImageCommand::Pull(args)) => pull::pull(node, &output, &args).await,
         Command::Image(command) => image(&node().await?, &output, &command).await,
-        Command::Node => node::summary(&node().await?, &output).await,
+        Command::Node(args) => node::show(&node().await?, &output, &args).await,
+        Command::SupportBundle(args) => support::bundle(&node().await?, &args).await,
         Command::Services(ServicesCommand::Ls(args)) => containers::services(&node().await?, &output, &args).await,
         Command::Services(ServicesCommand::Restart(names)) => {
             containers::restart_services(&node().await?, &output, &names).await
@@ -64,6 +71,9 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Dmesg(args) => output::kernel_log(&node().await?, &output, &args).await,
         Command::Boots { command: None | Some(BootsCommand::Ls) } => boots::list(&node().await?, &output).await,
         Command::Boots { command: Some(BootsCommand::Show(args)) } => boots::show(&node().await?, &output, &args).await,
+        Command::Boots { command: Some(BootsCommand::Chart(args)) } => {
+            chart::draw(&node().await?, &output, &args).await
+        }
         Command::Reboot(args) => node::shutdown(&node().await?, &args, true).await,
         Command::Shutdown(args) => node::shutdown(&node().await?, &args, false).await,
         Command::Update(command) => update::update(&node().await?, &output, &command).await,

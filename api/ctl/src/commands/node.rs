@@ -8,8 +8,9 @@ use byre_api::proto::{
 };
 use serde_json::{Value, json};
 
-use super::now;
+use super::{labels, metrics, now};
 use crate::args::ConfirmArgs;
+use crate::args_see::{NodeArgs, NodeFormat};
 use crate::connect::Node;
 use crate::error::Failure;
 use crate::json;
@@ -17,13 +18,34 @@ use crate::output::{Output, Tone};
 use crate::terminal::stdin_is_terminal;
 use crate::text::{moment, printable, size, span};
 
-pub(super) async fn summary(node: &Node, output: &Output) -> Result<(), Failure> {
+pub(super) async fn show(node: &Node, output: &Output, args: &NodeArgs) -> Result<(), Failure> {
     let answer = node.machine().get_node(GetNodeRequest {}).await?.into_inner();
+    match args.format {
+        None => summary(&answer, output),
+        Some(NodeFormat::Openmetrics) => output.text(&metrics::openmetrics(&answer)),
+        Some(NodeFormat::Labels) => {
+            let labels = labels::labels(&facts(&answer)?);
+            if output.json() {
+                return output.document(&json!(labels));
+            }
+            labels.iter().try_for_each(|(name, value)| output.line(&format!("{name}={value}")))
+        }
+    }
+}
+
+/// The facts as JSON.
+fn facts(node: &GetNodeResponse) -> Result<Value, Failure> {
+    serde_json::from_str(&node.facts_json).map_err(|error| {
+        Failure::failed(format!("the node's facts cannot be read ({error})"), "use a byrectl of the node's version")
+    })
+}
+
+fn summary(answer: &GetNodeResponse, output: &Output) -> Result<(), Failure> {
     if output.json() {
-        return output.document(&json::node(&answer));
+        return output.document(&json::node(answer));
     }
     let up = answer.booted.as_ref().and_then(moment).map(|at| span((now() - at).whole_seconds()));
-    let lines = describe(&answer, up);
+    let lines = describe(answer, up);
     lines.iter().try_for_each(|(name, value)| output.line(&format!("{name:<14} {}", printable(value))))?;
     for condition in &answer.conditions {
         let (tone, word) = if condition.ok { (Tone::Good, "ok") } else { (Tone::Bad, "NOT OK") };
