@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::args_config::ConfigCommand;
 use crate::args_container::{CreateArgs, RunArgs};
 use crate::args_image::{HistoryArgs, PullArgs, TagArgs, UntagArgs};
-use crate::args_see::{BootsChartArgs, NodeArgs, SupportBundleArgs, TopArgs};
+use crate::args_see::{BootsChartArgs, LookArgs, NodeArgs, SupportBundleArgs, TopArgs};
 use crate::args_update::UpdateCommand;
 use crate::detach::DetachKeys;
 use crate::parse;
@@ -105,6 +105,10 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     /// Watch the machine and its workloads at work; a table once where there is no terminal
     Top(TopArgs),
+    /// List processes, of a workload or of the node
+    Processes(LookArgs),
+    /// List TCP and UDP sockets, in the network of a workload or of the node
+    Sockets(LookArgs),
     /// Show what happens to workloads, from now on
     Events(EventsArgs),
     /// Bring an image from its registry, as `image pull`

@@ -48,3 +48,10 @@ pub(crate) struct SupportBundleArgs {
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    /// A workload; the whole node if left out, which needs the role admin
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) name: String,
+}

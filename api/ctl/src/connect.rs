@@ -10,6 +10,7 @@ use byre_api::contexts::{Context, ContextError, Contexts};
 use byre_api::pki::ClientIdentity;
 use byre_api::proto::boots_client::BootsClient;
 use byre_api::proto::config_client::ConfigClient;
+use byre_api::proto::debugging_client::DebuggingClient;
 use byre_api::proto::image_transfers_client::ImageTransfersClient;
 use byre_api::proto::images_client::ImagesClient;
 use byre_api::proto::node_client::NodeClient;
@@ -67,6 +68,10 @@ impl Node {
 
     pub(crate) fn supervision(&self) -> SupervisionClient<Channel> {
         SupervisionClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn debugging(&self) -> DebuggingClient<Channel> {
+        DebuggingClient::new(self.channel.clone())
     }
 
     pub(crate) fn machine(&self) -> NodeClient<Channel> {

@@ -92,7 +92,7 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "Config/ListConfig"
         | "Update/GetUpdateStatus"
         | "Update/GetUpdateHistory" => Role::Reader,
-        // Restart of a service of the node needs more; that is checked when it is known which workload is meant.
+        // Restart of a service of the node, or a look into it, needs more; that is checked when it is known which workload is meant.
         "Workloads/Create"
         | "Workloads/Start"
         | "Workloads/Stop"
@@ -109,6 +109,8 @@ pub(crate) fn needed_role(path: &str) -> Option<Role> {
         | "ImageTransfers/Pull"
         | "ImageTransfers/Tag"
         | "ImageTransfers/Untag"
+        | "Debugging/ListProcesses"
+        | "Debugging/ListSockets"
         | "Supervision/Enable"
         | "Supervision/Disable"
         | "Supervision/Reset"

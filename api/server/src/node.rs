@@ -111,7 +111,7 @@ fn version(version: NodeVersion) -> proto::VersionResponse {
     }
 }
 
-async fn measured<T: Send + 'static>(measure: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+pub(crate) async fn measured<T: Send + 'static>(measure: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     let measured = tokio::task::spawn_blocking(measure).await;
     measured.map_err(|error| Status::unavailable(format!("facts cannot be measured: {error}; try again")))
 }

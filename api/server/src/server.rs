@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use byre_api::proto::boots_server::BootsServer;
 use byre_api::proto::config_server::ConfigServer;
+use byre_api::proto::debugging_server::DebuggingServer;
 use byre_api::proto::identity_server::IdentityServer;
 use byre_api::proto::image_transfers_server::ImageTransfersServer;
 use byre_api::proto::images_server::ImagesServer;
@@ -29,6 +30,7 @@ use crate::backend::{Backend, SharedBackend, Sockets};
 use crate::boots::BootsService;
 use crate::config::{ApiConfig, ConfigError};
 use crate::control::{Control, ControlError};
+use crate::debugging::DebuggingService;
 use crate::gate::GateLayer;
 use crate::identity::IdentityService;
 use crate::images::{ImageStore, ImagesService};
@@ -257,6 +259,7 @@ async fn serve_connections(
         .build_v1()
         .map_err(|error| Error::Server(error.to_string()))?;
     let node = NodeService { backend: Arc::clone(&backend), facts, versions: OnceCell::new() };
+    let debugging = DebuggingServer::new(DebuggingService(Arc::clone(&backend)));
     let supervision = SupervisionServer::new(SupervisionService(Arc::clone(&backend)));
     let workloads = WorkloadsServer::new(WorkloadsService(Arc::clone(&backend)));
     let router = Server::builder()
@@ -276,6 +279,7 @@ async fn serve_connections(
         .add_service(ConfigServer::new(ConfigService(backend)).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(NodeServer::new(node).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(BootsServer::new(BootsService::default()).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(debugging.max_decoding_message_size(MESSAGE_BYTES))
         .add_service(supervision.max_decoding_message_size(MESSAGE_BYTES))
         .add_service(IdentityServer::new(identity).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(health_service)

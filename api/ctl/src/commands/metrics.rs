@@ -190,8 +190,12 @@ mod tests {
             from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse\n\
             samples = [s for f in parse(sys.stdin.read()) for s in f.samples]\n\
             print(len(samples), [s.labels['hostname'] for s in samples if s.name == 'byre_node_info'][0].encode())";
-        let mut python =
-            Command::new("python3").args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut python = Command::new("/usr/bin/python3")
+            .args(["-c", program])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         python.stdin.take().unwrap().write_all(openmetrics(&node()).as_bytes()).unwrap();
         let output = python.wait_with_output().unwrap();
         assert!(output.status.success());

@@ -6,6 +6,7 @@ mod config;
 mod containers;
 mod context;
 mod copy;
+mod debugging;
 mod image;
 mod labels;
 mod live;
@@ -56,6 +57,8 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Trace(args) => supervision::trace(&node().await?, &output, &args).await,
         Command::Stats(args) => live::stats(&node().await?, &output, &args).await,
         Command::Top(args) => top::top(&node().await?, &output, &args).await,
+        Command::Processes(args) => debugging::processes(&node().await?, &output, &args).await,
+        Command::Sockets(args) => debugging::sockets(&node().await?, &output, &args).await,
         Command::Events(args) => live::events(&node().await?, &output, &args).await,
         Command::Pull(args) => pull::pull(node, &output, &args).await,
         Command::Image(ImageCommand::Pull(args)) => pull::pull(node, &output, &args).await,
