@@ -11,6 +11,7 @@ use std::path::Path;
 use byre_api::client::{AdoptError, ConnectError, Endpoint, TcpEndpoint, adopt, connect};
 use byre_api::pki::Authority;
 use byre_api::proto;
+use byre_api::proto::debugging_client::DebuggingClient;
 use byre_api::proto::identity_client::IdentityClient;
 use byre_api::proto::images_client::ImagesClient;
 use byre_api::proto::node_client::NodeClient;
@@ -183,4 +184,38 @@ async fn a_deadline_is_honoured() {
     let mut request = tonic::Request::new(proto::VersionRequest {});
     request.set_timeout(std::time::Duration::from_nanos(1));
     assert!(matches!(code(node.version(request).await), Code::DeadlineExceeded | Code::Cancelled));
+}
+
+#[tokio::test]
+async fn an_administrator_sees_the_whole_node_an_operator_does_not_and_both_looks_are_recorded() {
+    let machine = machine(joinable, |socket| refusing_init(&socket)).await;
+    adopt(&machine.client(Role::Admin), &machine.authority, TOKEN, &[]).await.unwrap();
+    let mut seen = Vec::new();
+    for role in Role::ALL {
+        let channel = connect(&Endpoint::Tcp(machine.client(role))).await.unwrap();
+        let mut debugging = DebuggingClient::new(channel);
+        let all = debugging.list_processes(proto::ListProcessesRequest::default()).await;
+        let sockets = debugging.list_sockets(proto::ListSocketsRequest::default()).await;
+        let gone = debugging.list_processes(proto::ListProcessesRequest { workload: "gone".into() }).await;
+        if role == Role::Admin {
+            let processes = &all.as_ref().unwrap().get_ref().processes;
+            assert!(processes.iter().any(|process| process.pid == std::process::id()));
+            let address = machine.client(role).address;
+            let port = address.rsplit_once(':').unwrap().1;
+            let listens =
+                |socket: &proto::Socket| socket.state == "LISTEN" && socket.local.ends_with(&format!(":{port}"));
+            assert!(sockets.as_ref().unwrap().get_ref().sockets.iter().any(listens));
+        }
+        seen.push((code(all), code(sockets), code(gone)));
+    }
+    let refused = Code::PermissionDenied;
+    let expected =
+        [(refused, refused, refused), (refused, refused, Code::NotFound), (Code::Ok, Code::Ok, Code::NotFound)];
+    assert_eq!(seen, expected);
+    let looks = |role: &str| {
+        let records = records(machine.directory.path());
+        let method = |line: &serde_json::Value| line["method"].as_str().is_some_and(|it| it.starts_with("Debugging/"));
+        records.iter().filter(|line| line["phase"] == "done" && line["role"] == role && method(line)).count()
+    };
+    assert_eq!((looks("operator"), looks("admin")), (3, 3));
 }
