@@ -20,7 +20,7 @@ const LINES: usize = 100_000;
 /// Pixels.
 const LEFT: u64 = 150;
 const WIDTH: u64 = 800;
-const RIGHT: u64 = 110;
+const RIGHT: u64 = 150;
 const TOP: u64 = 50;
 const ROW: u64 = 20;
 
