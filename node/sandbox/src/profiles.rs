@@ -418,7 +418,7 @@ pub const TIME: Profile = Profile {
 /// The clock.
 const SET_CLOCK: Group = Group {
     reason: "the clock is set when it is far off, and turned when it is not; a socket of its own for each question",
-    rules: &[allow(libc::SYS_clock_settime), allow(libc::SYS_adjtimex), allow(libc::SYS_bind)],
+    rules: &[allow(libc::SYS_clock_settime), allow(libc::SYS_clock_adjtime), allow(libc::SYS_bind)],
 };
 
 /// What was written is read back from the disk.
