@@ -100,11 +100,22 @@ fn the_judge_wants_the_whole_settling_time_without_a_break() {
     assert_eq!(judge.look(1000 + SETTLE_MS, &[]), Verdict::Open);
     assert_eq!(judge.look(21_000 + SETTLE_MS, &[]), Verdict::Good);
     let mut judge = Judge::default();
+    assert_eq!(judge.look(0, &broken), Verdict::Open);
     assert_eq!(judge.look(LIMIT_MS, &broken), Verdict::Bad(broken[0].clone()));
     // What came right just before the limit still gets its time.
     let mut judge = Judge::default();
+    assert_eq!(judge.look(0, &broken), Verdict::Open);
     assert_eq!(judge.look(LIMIT_MS - 1, &[]), Verdict::Open);
     assert_eq!(judge.look(LIMIT_MS + SETTLE_MS, &[]), Verdict::Good);
+}
+
+#[test]
+fn a_machine_that_takes_long_to_come_up_leaves_the_release_its_whole_time() {
+    let mut judge = Judge::default();
+    let broken = ["service x is starting".to_owned()];
+    assert_eq!(judge.look(LIMIT_MS + 1, &broken), Verdict::Open);
+    assert_eq!(judge.look(LIMIT_MS * 2, &broken), Verdict::Open);
+    assert_eq!(judge.look(LIMIT_MS * 2 + 1, &broken), Verdict::Bad(broken[0].clone()));
 }
 
 #[test]
