@@ -517,6 +517,10 @@ impl Engine {
             Some(_) => return Err(UpdateError::NothingToRollBack),
             None => content.previous.ok_or(UpdateError::NothingToRollBack)?,
         };
+        let floor = content.floor.max(self.running.facts.minimum_install);
+        if other.install < floor {
+            return Err(UpdateError::BelowFloor { offered: other, floor });
+        }
         let mut init = self.init();
         init.roll_back().map_err(UpdateError::Init)?;
         self.record(|content| {

@@ -404,6 +404,15 @@ fn rules(suite: &mut Suite) {
         assert!(said.contains("1.2"), "{said}");
         assert_eq!(world.asked_last(1), [Asked::RollBack]);
     });
+    suite.case("nobody_rolls_back_below_the_floor", || {
+        let world = World::new();
+        world.publish_new(2);
+        apply(&world.updater()).unwrap();
+        world.next_boot();
+        let below = world.updater_of(2, 2).roll_back(false);
+        assert!(matches!(below, Err(UpdateError::BelowFloor { floor: 2, .. })), "{below:?}");
+        assert!(!world.asked_last(1).contains(&Asked::RollBack));
+    });
     trials(suite);
     suite.case("an_armed_release_is_not_written_over", || {
         let world = World::new();
