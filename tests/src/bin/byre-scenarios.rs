@@ -3,8 +3,10 @@
 //! Two at a time: a machine under software emulation takes a whole processor. What failed keeps its machine's files, console and
 //! logs below `<target>/tests/<scenario>/`; what passed leaves nothing.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -67,10 +69,15 @@ fn main() -> Result<ExitCode> {
 
     println!("\nrunning {} tests", scenarios.len());
     let begun = Instant::now();
-    // Two lanes, as one machine keeps one processor busy: scenarios that share a node, and those that boot their own.
+    // Two lanes, as one machine keeps one processor busy: those that boot their own, and scenarios that share a node, after which that lane
+    // helps the other.
     let (own, shared): (Vec<_>, Vec<_>) = scenarios.iter().partition(|scenario| matches!(scenario.on, On::Own(_)));
+    let (own, shared) = (Queue::new(own.into()), Queue::new(shared.into()));
     let failures: Vec<&str> = std::thread::scope(|scope| {
-        let lanes = [own, shared].map(|lane| scope.spawn(|| run_lane(lane, &lab, &folder)));
+        let lanes = [vec![&own], vec![&shared, &own]].map(|queues| {
+            let run = || queues.into_iter().flat_map(|queue| run_lane(queue, &lab, &folder)).collect::<Vec<_>>();
+            scope.spawn(run)
+        });
         lanes
             .into_iter()
             .flat_map(|lane| lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -89,11 +96,15 @@ fn main() -> Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Scenarios that nobody has begun.
+type Queue<'a> = Mutex<VecDeque<&'a Scenario>>;
+
 /// Runs scenarios one after the other; returns the names of those that failed.
-fn run_lane(scenarios: Vec<&Scenario>, lab: &Lab, folder: &Path) -> Vec<&'static str> {
+fn run_lane(scenarios: &Queue<'_>, lab: &Lab, folder: &Path) -> Vec<&'static str> {
     let mut shared = Shared { folder: folder.join("shared"), node: None };
     let mut failures = Vec::new();
-    for scenario in scenarios {
+    let next = || scenarios.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    while let Some(scenario) = next() {
         let started = Instant::now();
         let result = run(scenario, lab, folder, &mut shared);
         let verdict = if result.is_ok() { "ok" } else { "FAILED" };
@@ -105,7 +116,8 @@ fn run_lane(scenarios: Vec<&Scenario>, lab: &Lab, folder: &Path) -> Vec<&'static
         }
         println!("{report}");
     }
-    if failures.is_empty() {
+    // Those that never had one have nothing to remove; the other lane may have.
+    if failures.is_empty() && shared.node.is_some() {
         shared.remove();
     }
     failures
